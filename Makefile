@@ -11,6 +11,7 @@
 #   make chaos-turns      turns at two balancers, while clients leave and everything fails
 #   make fuzz    looks for bytes that can be read in two ways (ARGS="--minutes 60")
 #   make mutants   faults put into the code, each of which a test must catch (ARGS="--only queue")
+#   make manual    configs/hermes-lb.1, from the command line
 #   make outside   programs of other people that tests put behind the balancer: tests/outside
 #   make wheel     dist/: a pure wheel, and one with the data path compiled for each Python of PYTHONS
 #   make test-compiled   the tests of the balancer, in a copy with the compiled wheel of this Python
@@ -52,7 +53,7 @@ MYPYC = export HERMES_LB_MYPYC=1 &&
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all outside test-compiled check format bench bench-scale bench-table compiled run-bench \
-  chaos chaos-sessions chaos-streams chaos-turns fuzz mutants wheel compiled-wheel clean
+  chaos chaos-sessions chaos-streams chaos-turns fuzz mutants wheel compiled-wheel manual clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -68,7 +69,7 @@ test-all: $(VENV)/.installed-dev
 test-compiled: $(VENV)/.installed-dev
 	rm -rf build/compiled
 	$(MYPYC) $(MAKE_WHEEL) build/compiled
-	git ls-files -z | xargs -0 cp --parents -t build/compiled
+	git ls-files -z | xargs -0 cp --no-dereference --parents -t build/compiled
 	cd build/compiled && export PYTHONPATH="$$PWD" && \
 	  $(abspath $(BIN))/python -m zipfile -e *.whl . && \
 	  $(abspath $(BIN))/python -m hermes_lb --version | grep compiled && \
@@ -99,6 +100,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tests.language
 	$(BIN)/python -m pytest -q -n auto $(PURE_TESTS)
+
+manual: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.manual > configs/hermes-lb.1
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format $(SOURCES)

@@ -1,10 +1,11 @@
-"""The modules that mypyc may compile; all else about packaging is in pyproject.toml.
+"""The modules that mypyc may compile, and the README of an index; all else is in pyproject.toml.
 
 `pip install .` needs no compiler. With HERMES_LB_MYPYC=1 in the environment (`make wheel`) these
 modules become C extensions beside their sources: docs/performance.md.
 """
 
 import os
+import re
 from pathlib import Path
 
 from setuptools import setup
@@ -17,9 +18,10 @@ COMPILED = {
     "backends": "histogram outliers pool server",
     "balancing": "load_heap loops response_times weighted_sampler",
     "http": (
-        "body bounded_cache fields forward head https keys kept_body limits load_report"
-        " numbered_events request response recurring_cache rules sse trace_context varying_lines"
-        " version"
+        "body bounded_cache continued_events fields forward head https json_search keys kept_body"
+        " limits load_report numbered_events request response recurring_cache rules sse"
+        " trace_context trailers"
+        " varying_lines version"
     ),
     "limits": "per_client",
     "observe": "escaping httplog record recorder termination",
@@ -28,7 +30,10 @@ COMPILED = {
         " record response resume select settings tunnel upload wall_clock"
     ),
     "proxy/http1": "client connection_pool intake tunnel_end upstream",
-    "proxy/http2": "connection fields stream tunnel_end",
+    "proxy/http2": (
+        "connection connection_pool fields frame_io grpc stream tunnel_end upstream upstream_fields"
+        " upstream_stream verdicts"
+    ),
     "proxy/turns": "client detached journal_side owner",
     "tls": "above",
     "transport": "addresses endpoint kernel run_queue",
@@ -50,4 +55,15 @@ def extensions() -> list:
     return mypycify(paths, group_name="hermes_lb.compiled", opt_level="2", debug_level="0")
 
 
-setup(ext_modules=extensions())
+def description() -> str:
+    """The README as an index shows it: links into the project are dead there."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"\[([^][]+)\]\((?!https?:)[^()]+\)", r"\1", text)
+    return text.replace("pip install . ", "pip install hermes-lb ")
+
+
+setup(
+    ext_modules=extensions(),
+    long_description=description(),
+    long_description_content_type="text/markdown",
+)

@@ -19,6 +19,7 @@ from hermes_lb.control.operator import NotPossible, find_server, store_url
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.health.checker import HealthChecker
+from hermes_lb.observe import certificates
 from hermes_lb.observe.observed import Observed
 from hermes_lb.plane import DataPlane, request_log
 from hermes_lb.tasks import Tasks
@@ -63,7 +64,11 @@ class LoadBalancer:
         self._tasks = Tasks()
         self._store = EmbeddedStore()
         plane = self._plane
-        self.observed = Observed(plane.pools, plane.counters, [plane.process], refresh=plane.look)
+        admin_certificates = certificates.of_admin(self.config.admin)
+        self.observed = Observed(
+            plane.pools, plane.counters, [plane.process], refresh=plane.look,
+            certificates=lambda: plane.certificates() + admin_certificates,
+        )  # fmt: skip
         self._resolver = Resolver(
             self.config.backends,
             self._addresses_changed,

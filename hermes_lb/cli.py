@@ -19,13 +19,12 @@ import typer
 from hermes_lb import signals
 from hermes_lb.ctl.commands import app as ctl
 from hermes_lb.errors import reason
+from hermes_lb.shipped import CONFIGURATIONS, FILES, listed, path_of, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hermes_lb.config import Bind, Config, ConfigError
-
-_DEMO_CONFIG = Path("configs/lb.toml")
 
 # Commands that release signals when they can end in order.
 _HANDLE_SIGNALS = {"lab", "proxy"}
@@ -36,7 +35,6 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Boxes and colours on a terminal only.
     rich_markup_mode="rich" if _is_terminal(sys.stdout) and _is_terminal(sys.stderr) else None,
@@ -143,8 +141,6 @@ def proxy(
     ] = False,
 ) -> None:
     """Balance servers that run already, without a configuration file."""
-    from tomllib import loads
-
     from hermes_lb.balancing import STRATEGIES
     from hermes_lb.config import ConfigError, load_config
     from hermes_lb.quickstart import Wanted, anonymous_file, configuration, introduction
@@ -154,10 +150,10 @@ def proxy(
     wanted = Wanted(servers, host, port, balance, cookie or None, health, admin_port or None, turns)
     try:
         text = configuration(wanted)
-        checked = load_config(loads(text))
-    except ConfigError as error:
-        _print_problems(error)
-        raise typer.Exit(2) from None
+        path = anonymous_file(text)
+        checked = load_config(path)
+    except ConfigError as error:  # its lines are of a file that the user did not write
+        _fail("; ".join(f"{one.key}: {one.message}" for one in error.problems), status=2)
     except ValueError as error:
         _fail(str(error), status=2)
     if print_config:
@@ -165,7 +161,7 @@ def proxy(
         return
     if not is_successor():
         print(*introduction(wanted), sep="\n", file=sys.stderr)
-    _serve(checked, anonymous_file(text), "uvloop")
+    _serve(checked, path, "uvloop")
 
 
 @app.command()
@@ -187,6 +183,43 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
+_NAME = typer.Argument(metavar="NAME", help="Which one; without it: a list of them.")
+
+
+@app.command()
+def config(name: Annotated[str | None, _NAME] = None) -> None:
+    """Print an example configuration.
+
+    To start with: hermes-lb config minimal > lb.toml
+    """
+    _show(CONFIGURATIONS, "configuration", name)
+
+
+@app.command()
+def files(
+    name: Annotated[str | None, _NAME] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write all of them to a directory.")
+    ] = None,
+) -> None:
+    """Print systemd units, alerts, a dashboard, or the manual."""
+    if output is None:
+        _show(FILES, "file", name)
+        return
+    try:
+        print(*write_all(output), sep="\n")
+    except OSError as error:
+        _fail(f"the files can't be written: {reason(error)}")
+
+
+def _show(shipped: dict[str, tuple[str, str]], kind: str, name: str | None) -> None:
+    if name is None:
+        print(*listed(shipped), sep="\n")
+        return
+    _known(kind, [name], shipped)
+    print(path_of(shipped[name][0]).read_text(), end="")
+
+
 @app.command()
 def demo(
     context: typer.Context,
@@ -194,7 +227,7 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Show each scene once and exit.")] = False,
 ) -> None:
     """Run the whole system on this machine: balancer, workers, and sessions that survive."""
-    path = config or context.obj or _DEMO_CONFIG
+    path = config or context.obj or path_of("lb.toml")
     _load(path)
     try:
         from hermes_lb.demo import run as run_demo

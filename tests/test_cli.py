@@ -18,6 +18,8 @@ from typer.testing import CliRunner, Result
 from hermes_lb.cli import app, summary
 from hermes_lb.config import load_config
 from hermes_lb.http import body
+from hermes_lb.shipped import CONFIGURATIONS, FILES, path_of
+from tests.manual import manual
 
 ROOT = Path(__file__).parents[1]
 GOOD = (ROOT / "configs/minimal.toml").read_text()
@@ -271,14 +273,13 @@ def test_schema_is_json_for_editors() -> None:
 def test_demo_gets_its_options(served: Served) -> None:
     assert hermes_lb("demo", "--config", "lb.toml", "--once").exit_code == 0
     assert hermes_lb("--config", "lb.toml", "demo").exit_code == 0
-    Path("configs").mkdir()
-    Path("configs/lb.toml").write_text(GOOD)
-    assert hermes_lb("demo").exit_code == 0
+    assert hermes_lb("demo").exit_code == 0, "from any directory"
     assert served.calls == [
         ({"once": True, "config": Path("lb.toml")},),
         ({"once": False, "config": Path("lb.toml")},),
-        ({"once": False, "config": Path("configs/lb.toml")},),
+        ({"once": False, "config": path_of("lb.toml")},),
     ]
+    assert path_of("lb.toml").samefile(ROOT / "configs/lb.toml")
 
 
 def test_demo_names_the_package_it_lacks(served: Served) -> None:
@@ -320,7 +321,7 @@ def test_help_reads_well_in_a_pipe() -> None:
     assert result.stdout.isascii(), "no boxes in a pipe"
     for word in ("--config FILE", "--loop", "--version", "check ", "schema ", "demo "):
         assert word in result.stdout
-    assert "completion" not in result.stdout
+    assert "--show-completion" in result.stdout
 
 
 def test_version() -> None:
@@ -362,3 +363,45 @@ def test_closed_standard_streams_are_nobodys_business(tmp_path: Path) -> None:
     for file, status in (("lb.toml", 0), ("bad.toml", 1)):
         shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command, str(tmp_path / file)]
         assert subprocess.run(shell, timeout=60, check=False).returncode == status
+
+
+def test_the_manual_is_that_of_the_command_line() -> None:
+    """`make manual` writes it."""
+    assert (ROOT / "configs/hermes-lb.1").read_text() == manual()
+
+
+@pytest.mark.parametrize(("command", "shipped"), [("config", CONFIGURATIONS), ("files", FILES)])
+def test_what_is_shipped_is_listed_and_printed(
+    command: str, shipped: dict[str, tuple[str, str]]
+) -> None:
+    lines = hermes_lb(command).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped)
+    for name, (file, _) in shipped.items():
+        assert hermes_lb(command, name).stdout == (ROOT / "configs" / file).read_text()
+    result = hermes_lb(command, "nope")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"hermes-lb: there is no {command.removesuffix('s')}")
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_an_example_can_be_kept_and_checked(name: str) -> None:
+    Path("lb.toml").write_text(hermes_lb("config", name).stdout)
+    load_config("lb.toml")
+    if name != "reference":  # it names files that are not here
+        assert hermes_lb("check", "--config", "lb.toml").exit_code == 0
+
+
+def test_files_are_written_to_a_directory_and_over_none() -> None:
+    result = hermes_lb("files", "--output", "deploy/here")
+    assert (result.exit_code, result.stderr) == (0, "")
+    written = [Path(line) for line in result.stdout.splitlines()]
+    assert {one.name for one in written} == set(FILES)
+    assert all(one.read_bytes() == path_of(one.name).read_bytes() for one in written)
+    written[0].unlink()
+    result = hermes_lb("files", "--output", "deploy/here")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "exists; remove it, or name another directory" in result.stderr
+    assert not written[0].exists(), "all of them or none"
+    result = hermes_lb("files", "--output", "lb.toml/x")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("hermes-lb: the files can't be written: ")

@@ -5,6 +5,9 @@ them.
     GET  /events           the same, of the query
     POST /checking/turns   the same; refuses a fence that is not above its session's last one (409),
                            and ends what an older one still executes before it begins
+    POST /continued/turns  the same as /ignoring, and the work does not end with its connection: GET
+                           of X-Hermes-Resume continues the stream (docs/unbroken-streams.md)
+    POST /leaving/turns    the same as /ignoring
     GET  /health
 
 Each line of FILE says what happened, see `executions`. A connection that is lost ends the work.
@@ -22,11 +25,30 @@ import time
 
 from aiohttp import web
 
+from agent_worker.tasks import spawn
 from bench.chaos_turns.executions import BEGUN, CUT, DONE, FENCED, REFUSED, UNFENCED
 from bench.chaos_turns.script import Question, answer, answer_as_json
 
 # One request in this number is refused (503), before anything is done.
 _REFUSES_EACH = 23
+
+
+class Said:
+    """The pieces of an answer so far."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.is_done = False
+        self._more = asyncio.Event()
+
+    def add(self, piece: bytes) -> None:
+        if piece:
+            self.pieces.append(piece)
+        self._more.set()
+        self._more = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._more.wait()
 
 
 class Backend:
@@ -35,6 +57,7 @@ class Backend:
         # Each line is one write: two processes do not mix theirs.
         self._file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._asked = itertools.count(1)
+        self._said: dict[str, Said] = {}
         self._fences: dict[tuple[str, str], int] = {}
         self._running: dict[tuple[str, str], asyncio.Task[object]] = {}
 
@@ -42,6 +65,9 @@ class Backend:
         app = web.Application()
         app.router.add_post("/ignoring/turns", self._ignoring)
         app.router.add_post("/checking/turns", self._checking)
+        app.router.add_post("/leaving/turns", self._ignoring)
+        app.router.add_post("/continued/turns", self._continued)
+        app.router.add_get("/continued/turns/{execution}", self._continue)
         app.router.add_get("/events", self._events)
         app.router.add_get("/health", self._health)
         return app
@@ -77,6 +103,54 @@ class Backend:
             if self._running.get(session) is task:
                 del self._running[session]
 
+    async def _continued(self, request: web.Request) -> web.StreamResponse:
+        question = Question.from_body(await request.read())
+        if next(self._asked) % _REFUSES_EACH == 0:
+            self._note(REFUSED, question, request, "")
+            return web.Response(status=503, headers={"Retry-After": "1"}, text="not now")
+        execution = secrets.token_hex(4)
+        self._note(BEGUN, question, request, execution)
+        self._said[execution] = said = Said()
+        spawn(self._say(said, question, request, execution), name="say")
+        return await self._tell(request, execution, said, 0)
+
+    async def _say(
+        self, said: Said, question: Question, request: web.Request, execution: str
+    ) -> None:
+        for piece in answer(question, execution):
+            await asyncio.sleep(question.interval)
+            said.add(piece)
+        said.is_done = True
+        said.add(b"")
+        self._note(DONE, question, request, execution)
+
+    async def _continue(self, request: web.Request) -> web.StreamResponse:
+        execution = request.match_info["execution"]
+        said = self._said.get(execution)
+        if said is None:
+            return web.Response(status=404)
+        line = b"id: " + request.headers.get("Last-Event-ID", "none").encode()
+        behind = (n for n, piece in enumerate(said.pieces, 1) if line in piece.splitlines())
+        return await self._tell(request, execution, said, next(behind, 0))
+
+    async def _tell(
+        self, request: web.Request, execution: str, said: Said, position: int
+    ) -> web.StreamResponse:
+        headers = {
+            "Content-Type": "text/event-stream",
+            "X-Hermes-Resume": f"/continued/turns/{execution}",
+        }
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        while position < len(said.pieces) or not said.is_done:
+            if position == len(said.pieces):
+                await said.wait()
+                continue
+            await response.write(said.pieces[position])
+            position += 1
+        await response.write_eof()
+        return response
+
     async def _execute(self, request: web.Request, question: Question) -> web.StreamResponse:
         if next(self._asked) % _REFUSES_EACH == 0:
             self._note(REFUSED, question, request, "")
@@ -106,7 +180,8 @@ class Backend:
     async def _as_stream(
         self, request: web.Request, question: Question, execution: str
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        headers = {"Content-Type": "text/event-stream", "Access-Control-Allow-Origin": "*"}
+        response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         for piece in answer(question, execution):
             await asyncio.sleep(question.interval)

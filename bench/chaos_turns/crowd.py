@@ -16,7 +16,7 @@ from bench.chaos_turns.kinds import KINDS
 if TYPE_CHECKING:
     import random
     from collections import Counter
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from bench.chaos.balancer import Balancer
 
@@ -99,9 +99,20 @@ class Crowd:
 
     # A client of a turn.
 
-    async def follow(self, turn: Turn, *, leaves: bool = True, until: int | None = None) -> Heard:
-        """Ask for the turn, and come back until its end. `until`: leave for good after as many
-        events."""
+    async def follow(
+        self,
+        turn: Turn,
+        *,
+        leaves: bool = True,
+        until: int | None = None,
+        by_path: bool = False,
+        also: Callable[[], Awaitable[None]] | None = None,
+    ) -> Heard:
+        """Ask for the turn, and come back until its end.
+
+        `until`: leave for good after as many events. `by_path`: ask by the path only. `also`: runs
+        from the first event on.
+        """
         heard = Heard()
         turn.heard.append(heard)
         gives_up_at = time.monotonic() + PATIENCE
@@ -110,8 +121,11 @@ class Crowd:
             leaves_after = until
             if until is None and leaves and left < _MOST_LEAVES and self.rng.random() < _LEAVES:
                 leaves_after = self.rng.randint(-1, turn.question.words)
-            asked = self._next_ask(turn, heard, leaves_after)
-            answer = await ask(self.http, turn, heard, asked)
+            asked = self._next_ask(turn, heard, leaves_after, by_path=by_path)
+            async with asyncio.TaskGroup() as group:
+                if also is not None:
+                    group.create_task(also_once(turn, also))
+                answer = await ask(self.http, turn, heard, asked)
             self._note(turn, heard, asked, answer)
             if answer.how == LEFT:
                 left += 1
@@ -125,11 +139,15 @@ class Crowd:
                 await asyncio.sleep(min(answer.retry_after, 1.0))
         return heard
 
-    def _next_ask(self, turn: Turn, heard: Heard, leaves_after: int | None) -> Ask:
+    def _next_ask(
+        self, turn: Turn, heard: Heard, leaves_after: int | None, *, by_path: bool
+    ) -> Ask:
         """One of the ways to come back."""
         ways = []
         can_resume = bool(heard.last_id) and not heard.is_degraded
-        if turn.is_get:
+        if by_path:
+            pass
+        elif turn.is_get:
             ways.append("EventSource")
         elif turn.key or not heard.connections:
             ways.append("again")
@@ -185,3 +203,12 @@ class Crowd:
         else:
             reason = next((each for each in _REASONS if each in answer.text), answer.text)
             heard.end = f"{answer.status} {reason}"
+
+
+async def also_once(turn: Turn, also: Callable[[], Awaitable[None]]) -> None:
+    """Once the turn has a path, or will not get one."""
+    for _ in range(30):
+        if turn.resume_path:
+            await also()
+            return
+        await asyncio.sleep(0.1)

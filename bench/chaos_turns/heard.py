@@ -57,6 +57,8 @@ class Turn:
     resume_path: str = ""
     began: float = 0.0  # time.time()
     is_deleted: bool = False
+    #: When its last client left for good, where that cancels it; 0: it did not.
+    left: float = 0.0
     heard: list[Heard] = field(default_factory=list)
 
     @property
@@ -66,7 +68,9 @@ class Turn:
     @property
     def headers(self) -> dict[str, str]:
         found = {"Authorization": self.principal}
-        if not self.is_get:
+        if self.is_get:
+            found["Origin"] = "https://page.example"
+        else:
             found["Content-Type"] = "application/json"
             if self.key:
                 found["Idempotency-Key"] = self.key

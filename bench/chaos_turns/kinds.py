@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from bench.chaos_sessions.reading import LOST
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
     from bench.chaos_turns.crowd import Crowd
 
 IGNORING, CHECKING, EVENTS = "/ignoring/turns", "/checking/turns", "/events"
+CONTINUED, LEAVING = "/continued/turns", "/leaving/turns"
+#: Of the pages that ask by EventSource.
+PAGE = "https://page.example"
 _PRINCIPALS = 12
 _SESSIONS = 2  # for all clients of a kind
+# The turn of an intruder on the route of the others would end when it leaves.
+_NOT_WANTED = ("intruder", "leaving")
 # Beyond the route's `journal_size`, in all.
 _BIG = 24 * 1024
 
@@ -101,10 +107,38 @@ async def _delete(crowd: Crowd, turn: Turn) -> None:
         await crowd.pause()
 
 
+async def continued(crowd: Crowd, number: int) -> None:
+    """At a backend that can continue its streams: it gets all, whatever dies."""
+    uid = crowd.next_uid()
+    question = _question(crowd, uid, has_ids=True)
+    key = f"k-{uid}" if crowd.rng.random() < 0.7 else ""
+    await crowd.follow(crowd.turn(Turn("continued", question, _of(number), CONTINUED, key)))
+
+
+async def leaving(crowd: Crowd, number: int) -> None:
+    """Where leaving cancels: one begins it, another one follows at the other balancer."""
+    uid = crowd.next_uid()
+    question = Question(uid, words=200, interval=0.1)
+    turn = crowd.turn(Turn("leaving", question, _of(number), LEAVING))
+    await crowd.follow(turn, until=crowd.rng.randint(2, 10), also=_follower(crowd, turn))
+    turn.left = time.time()
+
+
+def _follower(crowd: Crowd, turn: Turn) -> Callable[[], Awaitable[None]]:
+    async def follow() -> None:
+        """Comes before the first client leaves, and stays longer."""
+        if turn.resume_path:
+            await crowd.follow(turn, until=crowd.rng.randint(20, 60), by_path=True)
+
+    return follow
+
+
 async def intruder(crowd: Crowd, number: int) -> None:
     """Wants another principal's turns: by their ids, and by their keys with a turn of its own."""
     await asyncio.sleep(0.3)
-    others = [turn for turn in crowd.turns[-40:] if turn.resume_path and turn.kind != "intruder"]
+    others = [
+        turn for turn in crowd.turns[-40:] if turn.resume_path and turn.kind not in _NOT_WANTED
+    ]
     if not others:
         return
     wanted = crowd.rng.choice(others)
@@ -112,6 +146,8 @@ async def intruder(crowd: Crowd, number: int) -> None:
     me = f"Bearer intruder-{uid}"
     for method in ("GET", "DELETE"):
         await _must_be_404(crowd, method, wanted, me)
+    if wanted.is_get:
+        await _preflights(crowd, wanted)
     question = _question(crowd, uid)
     turn = Turn("intruder", question, me, wanted.path, wanted.key, wanted.session, wanted.is_get)
     await crowd.follow(crowd.turn(turn))
@@ -132,6 +168,23 @@ async def _must_be_404(crowd: Crowd, method: str, turn: Turn, me: str) -> None:
     crowd.figures["intrusions"] += 1
     if response.status != 404 or turn.uid.encode() in body:
         crowd.intrusions.append(f"{method} {turn}: {response.status} {body[:200]!r}")
+
+
+async def _preflights(crowd: Crowd, turn: Turn) -> None:
+    """The turn's own page may come back for it, and no other one."""
+    for origin, wanted in ((PAGE, 204), ("https://evil.example", 404)):
+        headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+        try:
+            async with crowd.http.options(crowd.url(turn.resume_path), headers=headers) as response:
+                await response.read()
+        except LOST:
+            continue
+        if response.status == 503:
+            continue
+        crowd.figures["preflights"] += 1
+        # 404 for its own page: the turn's head was not stored.
+        if response.status not in (wanted, 404):
+            crowd.intrusions.append(f"OPTIONS of {origin}, {turn}: {response.status}")
 
 
 def _keyed(
@@ -184,4 +237,6 @@ KINDS: Mapping[str, Callable[[Crowd, int], Awaitable[None]]] = {
     "deleting": deleting,
     "intruder": intruder,
     "big": big,
+    "continued": continued,
+    "leaving": leaving,
 }

@@ -23,7 +23,7 @@ from bench.chaos_turns.crowd import Crowd
 from bench.chaos_turns.executions import Executions
 from bench.chaos_turns.faults import BalancerFaults
 from bench.chaos_turns.heard import DONE
-from bench.chaos_turns.kinds import CHECKING, EVENTS, IGNORING, KINDS
+from bench.chaos_turns.kinds import CHECKING, CONTINUED, EVENTS, IGNORING, KINDS, LEAVING
 from bench.chaos_turns.stores import STORES
 from bench.chaos_turns.verdict import INVARIANTS, Faults, Verdict
 from bench.live.processes import Process, python_module
@@ -201,6 +201,13 @@ class _Plan:
         by_query.pop("session")
         routes: list[dict[str, Any]] = [
             {"path_prefix": CHECKING, "backend": "checking", "turns": turns},
+            {"path_prefix": CONTINUED, "backend": "checking", "resume": True, "turns": turns},
+            {
+                "path_prefix": LEAVING,
+                "backend": "agents",
+                "on_disconnect": "abort",
+                "turns": {"idempotency": "off"},
+            },
             {"path_prefix": EVENTS, "backend": "agents", "turns": by_query},
             {"path_prefix": IGNORING, "backend": "agents", "turns": turns},
         ]
@@ -219,6 +226,7 @@ class _Plan:
             del config["store"]
             for route in routes:
                 del route["turns"]
+                route.pop("resume", None)
         return config
 
     def reconfigure(self, balancer: Balancer, number: int) -> None:

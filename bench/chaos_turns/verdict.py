@@ -21,6 +21,8 @@ INVARIANTS: Mapping[str, str] = {
     "strict": "nothing overlaps at a backend that checks the fence",
     "bytes": "a client that comes back gets exactly the backend's bytes, or a visible cut",
     "ends": "a client that comes back gets an end that the table of states allows",
+    "continued": "a turn whose backend can continue it is not lost with its balancer",
+    "leaving": "where leaving cancels, a turn ends with its last client at any balancer",
     "principals": "no principal gets a byte of another one",
     "fences": "the fences of a session grow",
     "ttl": "each key in the store expires",
@@ -32,6 +34,8 @@ NOT_KEPT, FENCED = "410 result_not_kept", "409 an older fence"
 NO_WAY_BACK = "nothing to come back to"
 # Seconds that the store's clock, the backend's and ours may be apart in what they see.
 _SLACK = 0.1
+# Until the lease of the last follower is over, at a machine that is busy.
+_LEASE = 14.0
 
 
 class Faults(NamedTuple):
@@ -68,6 +72,11 @@ class Verdict:
         what = f"{turn} ran {len(done)} times: {', '.join(map(str, done))}; {_told(turn)}"
         self._tally.check("once", len(done) < 2, what)
         for each in done:
+            if turn.left and not self._was_stopped(each):
+                # The lease of a follower, and a look for it.
+                late = (each.ended or float("inf")) - turn.left
+                is_over = each.is_whole or late < _LEASE
+                self._tally.check("leaving", is_over, f"{turn}: {late:.1f} s after it was left")
             is_own = each.principal == turn.principal
             self._tally.check("principals", is_own, f"{turn} ran as {each.principal}")
 
@@ -118,6 +127,10 @@ class Verdict:
             NO_WAY_BACK: not turn.key,
             FENCED: bool(faults.stopped),
         }
+        if turn.kind == "continued" and heard.position and not faults.loses_store:
+            # Its head was stored long before its second event came.
+            is_lost = heard.end == UNKNOWN and heard.position > 1
+            self._tally.check("continued", not is_lost, f"{turn}: {heard}; {done}")
         is_due = allowed.get(heard.end, heard.end.startswith("refused: ") and not turn.key)
         self._tally.check("ends", is_due, f"{turn}: {heard}; {done}")
 

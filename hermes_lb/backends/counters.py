@@ -7,21 +7,31 @@ line here, the place that counts it, and its line in docs/metrics.md.
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Final
 
-from hermes_lb.backends.histogram import Histogram
+from hermes_lb.backends.histogram import Histogram, refined
 from hermes_lb.backends.statistics import Counters, number, numbers, seconds, statistics
 
-# Seconds. From a cached answer on loopback to a long agent turn.
+# Seconds. The least that uvloop's clock measures.
+SHORTEST: Final = 0.001
+# Seconds. From a cached answer on loopback to an agent's turn of 2 h: the buckets of the metrics.
 LATENCY_BOUNDS = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+    SHORTEST, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0,
+    60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0,
 )  # fmt: skip
+# What is counted, for percentiles: 180 bounds, each bound of the metrics among them.
+FINE_BOUNDS = refined(LATENCY_BOUNDS)
 # Seconds. A stream lives as long as an agent's turn, a tunnel as long as a session.
-STREAM_BOUNDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+STREAM_BOUNDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
 # Seconds. A dial takes a round trip, or as many as TLS needs; 1 and 3 s are the kernel's first
 # retries of a lost SYN. A wait in the queue may take as long as what it waits for.
-WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0, 60.0)
+WAIT_BOUNDS = (
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+    7200.0,
+)  # fmt: skip
 
 _ABORTED = "Requests cut off before their end, by who did it: client or server"
+_RESET = "Streams that were reset, by who did it: client or balancer"
 
 # Of refusals, each a time series of every frontend. There are some 40; limits that are part of the
 # text change with the configuration.
@@ -45,11 +55,27 @@ TURN_OUTCOMES = (
     "lost",  # executed, perhaps to its end: the outcome is unknown
     "cancelled",  # a client wanted it to end
     "released",  # not executed, or answered in a way that is not kept: the key is free
-    "fenced",  # this process has lost it to another one
+    "fenced",  # this process has lost it to another one, or left it to one
+    "taken_over",  # this process goes on with that of another one
     "joined",  # a request followed a turn that still ran
     "replayed",  # a request got the stored response of a finished turn
     "resumed",  # a request went on behind an event
     "degraded",  # there was no store: refused, or passed without its turn
+)
+
+# Why a connection of HTTP/2 was ended with a GOAWAY. The last five are floods.
+GOAWAY_CAUSES = (
+    "idle",  # no request within `timeouts.keep_alive`, or none at all
+    "drain",  # the frontend, the process or the balancer ends, or there are too many connections
+    "protocol",  # the client has broken the protocol
+    "rapid_reset",  # it reset too many streams
+    "continuations",  # a head of too many frames
+    "acknowledgements",  # too many acknowledgements of PING and SETTINGS wait for it to read
+    "header_list",  # a head of too many fields or bytes, once unpacked
+    "glitches",  # too many frames that are legal and of no use
+)
+IDLE, DRAIN, PROTOCOL, RAPID_RESET, CONTINUATIONS, ACKNOWLEDGEMENTS, HEADER_LIST, GLITCHES = range(
+    8
 )
 
 # By index of `RequestCounters.responses`; "none": ended without a status.
@@ -82,9 +108,6 @@ class RequestCounters(Counters):
         label="code",
         values=STATUS_CLASSES,
     )
-    at_once: Histogram = seconds(LATENCY_BOUNDS)
-    latency: Histogram = seconds(LATENCY_BOUNDS)
-    time_to_first_byte: Histogram = seconds(LATENCY_BOUNDS)
     response_shift: Histogram = seconds(LATENCY_BOUNDS)  # its counts may be below 0
     stream_length: Histogram = seconds(
         STREAM_BOUNDS,
@@ -99,6 +122,10 @@ class RequestCounters(Counters):
     )
     turn_outcomes: list[int] = numbers(values=TURN_OUTCOMES)  # a metric of each backend
     resume_outcomes: list[int] = numbers(values=RESUME_OUTCOMES)  # a metric of each backend
+    # Added to together with `responses` only.
+    at_once: Histogram = seconds(FINE_BOUNDS, is_bulk=True)
+    latency: Histogram = seconds(FINE_BOUNDS, is_bulk=True)
+    time_to_first_byte: Histogram = seconds(FINE_BOUNDS, is_bulk=True)
 
     # Of all requests.
 
@@ -115,7 +142,7 @@ class RequestCounters(Counters):
     @property
     def response_head(self) -> Histogram:
         """From a connection to the first byte of the response: the server's own part of it."""
-        return self.first_byte + self.response_shift
+        return self.first_byte.coarse(LATENCY_BOUNDS) + self.response_shift
 
     @property
     def queue_wait(self) -> Histogram:
@@ -138,6 +165,42 @@ class FrontendCounters(Counters):
         "hermes_lb_tls_handshake_failures_total",
         "TLS handshakes that came to nothing",
         in_api=False,
+    )
+    http2_connections: int = number(
+        "hermes_lb_http2_connections", "Open client connections of HTTP/2", kind="gauge"
+    )
+    http2_connections_total: int = number(
+        "hermes_lb_http2_connections_accepted_total", "Client connections that began by HTTP/2"
+    )
+    http2_streams: int = number(
+        "hermes_lb_http2_streams", "Requests by HTTP/2 that are being served", kind="gauge"
+    )
+    http2_streams_total: int = number(
+        "hermes_lb_http2_streams_opened_total", "Streams that clients have opened"
+    )
+    http2_requests: int = number(
+        "hermes_lb_http2_requests_total", "Requests received by HTTP/2, also counted in all"
+    )
+    http2_responses: list[int] = numbers(
+        "hermes_lb_http2_responses_total",
+        "Responses to requests by HTTP/2 that began, by class of their status",
+        label="code",
+        values=STATUS_CLASSES[2:],
+    )
+    http2_resets_by_client: int = number("hermes_lb_http2_resets_total", _RESET, by="client")
+    http2_resets_by_balancer: int = number("hermes_lb_http2_resets_total", _RESET, by="balancer")
+    http2_refused_streams: int = number(
+        "hermes_lb_http2_refused_streams_total", "Streams above the number that may be open"
+    )
+    http2_stalls: int = number(
+        "hermes_lb_http2_stalls_total",
+        "Times that a response was held back since its client took no more of it",
+    )
+    http2_goaways: list[int] = numbers(
+        "hermes_lb_http2_goaways_total",
+        "Connections of HTTP/2 that the balancer has ended with a GOAWAY, by cause",
+        label="cause",
+        values=GOAWAY_CAUSES,
     )
     # By status and reason. Not a row: it grows with the reasons that occur.
     refused: dict[tuple[int, str], int] = field(default_factory=dict)

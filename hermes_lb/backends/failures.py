@@ -92,11 +92,15 @@ class FailureLog:
             left = sum(
                 s.is_up and not s.is_draining and not s.is_failing for s in self._pool.servers
             )
-            logger.warning(
-                "%s is FAILING, taken out for %g s after %d failure%s: %s; %s server%s left",
-                name, server.config.fail_timeout,
-                server.fails, "" if server.fails == 1 else "s", server.failed_because,
-                left or "no", "" if left == 1 else "s",
-            )  # fmt: skip
+            failures = f"{server.fails} failure{'' if server.fails == 1 else 's'}"
+            if server.is_only_server:
+                text = "%s is FAILING after %s: %s; it is the only server and stays in use"
+                logger.error(text, name, failures, server.failed_because)
+            else:
+                logger.warning(
+                    "%s is FAILING, taken out for %g s after %s: %s; %s server%s left",
+                    name, server.config.fail_timeout, failures, server.failed_because,
+                    left or "no", "" if left == 1 else "s",
+                )  # fmt: skip
         else:
             logger.info("%s is back: %s", name, logged.because)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # From the best to the worst.
 State = Literal["up", "degraded", "drain", "failing", "ejected", "down", "maint"]
 STATES: tuple[State, ...] = get_args(State)
+# Those in which it serves the requests that are pinned to it.
+IN_SERVICE = ("up", "degraded", "drain")
 
 # What the operator asks for.
 Admin = Literal["ready", "drain", "maint"]
@@ -174,9 +176,15 @@ class Server:
     def is_failing(self) -> bool:
         """It has reached `max_fails`, and neither a request nor a check has succeeded since.
 
-        Whether it is out of rotation for that at a given time: `has_failed`.
+        Whether it is out of rotation for that at a given time: `has_failed`. The only server of a
+        backend never is.
         """
-        return 0 < self.config.max_fails <= self.fails and not self.is_only_server
+        return 0 < self.config.max_fails <= self.fails
+
+    @property
+    def is_checked(self) -> bool:
+        """An active check has had a result. Without one, `up` is only an assumption."""
+        return self.last_check not in ("", _NOT_CHECKED)
 
     @property
     def is_able(self) -> bool:

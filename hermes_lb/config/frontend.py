@@ -180,8 +180,10 @@ class Route(Section):
                 'on_disconnect = "abort" would cancel what a retry with the same key asks for: '
                 'leave it out, or give turns.idempotency = "off"'
             )
-        if self.resume:
-            raise ValueError("resume is not for a route with turns")
+        if self.resume and not self.turns.journal:
+            raise ValueError("resume goes on behind the last event of a journal: turns.journal")
+        if self.resume_ids == "strip":
+            raise ValueError('resume_ids = "strip" is not for turns: clients resume by the ids')
         return self
 
     @property

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from hermes_lb.backends.server import ADMINS, STATES
+from hermes_lb.backends.server import ADMINS
 from hermes_lb.config import ConfigError
 from hermes_lb.control import views
 from hermes_lb.control.errors import ApiError, number_of
 from hermes_lb.control.feed import Feed
-from hermes_lb.control.history import FIELDS, SPANS
+from hermes_lb.control.history import FIELDS, SHOWN_STATES, SPANS
 from hermes_lb.control.openapi import document
 from hermes_lb.control.openapi_page import render
 from hermes_lb.control.operator import (
@@ -179,7 +179,7 @@ class Api:
         if backend is not None and backend not in pools:
             raise UnknownServer(f"there is no backend {backend!r}; there are {', '.join(pools)}")
         samples = self._history.spans[span]
-        head = {"step": samples.step, "states": STATES, "times": samples.times()}
+        head = {"step": samples.step, "states": SHOWN_STATES, "times": samples.times()}
         backends = await _columns(samples, [(name, None) for name in pools], fields)
         found = pools[backend].servers if backend is not None else ()
         servers = await _columns(samples, [(backend or "", s.name) for s in found], fields)

@@ -1,7 +1,7 @@
 """Samples of the last minutes: rates, queues and percentiles; and state changes with reasons.
 
 Taken from the counters, at no cost for the data path. Memory is bounded: 44 bytes per sample of a
-server, 29 kB for all of its samples.
+server, 29 kB for all of its samples, and 7 kB for the counters of the last ones.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import math
 from array import array
 from base64 import b64decode, b64encode
 from collections import deque
-from itertools import accumulate
 from operator import add, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hermes_lb.backends.counters import LATENCY_BOUNDS
+from hermes_lb.backends.counters import FINE_BOUNDS
+from hermes_lb.backends.histogram import quantiles
 from hermes_lb.backends.server import STATES
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ FIELDS = (
     "errors",  # responses of 500 or above, or streams cut by the server, per second
     "in_flight",
     "queued",
-    "state",  # index into STATES; of a backend: the number of available servers
+    "state",  # index into SHOWN_STATES; of a backend: the number of available servers
     "latency_p50", "latency_p95", "latency_p99",  # seconds; NaN if no request ended
     "first_byte_p50", "first_byte_p95", "first_byte_p99",
 )  # fmt: skip
@@ -38,6 +38,12 @@ FIELDS = (
 
 # By name: seconds between samples, and the number kept.
 SPANS = {"5m": (1.0, 300), "1h": (10.0, 360)}
+
+# A server that is up by default only, as no active check has had a result, is "unchecked".
+SHOWN_STATES = (*STATES, "unchecked")
+
+# Why a server without checks is up again, by the state that it leaves.
+_RETURNS = {"failing": "it has answered a request", "ejected": "its time is over"}
 
 _MOST_CHANGES = 200
 
@@ -70,26 +76,6 @@ class Totals(NamedTuple):
             list(map(add, self.latency, other.latency)),
             list(map(add, self.first_byte, other.first_byte)),
         )
-
-
-def percentiles(bounds: Sequence[float], counts: Sequence[int]) -> list[float]:
-    """QUANTILES of a histogram, interpolated linearly within buckets.
-
-    Above the last bound it is that bound, as in Prometheus' `histogram_quantile`.
-    """
-    cumulated = list(accumulate(counts))
-    found = []
-    for quantile in QUANTILES:
-        rank = quantile * cumulated[-1]
-        bucket = next(i for i, upto in enumerate(cumulated) if upto >= rank)
-        if bucket == len(bounds):
-            found.append(bounds[-1])
-            continue
-        lower = bounds[bucket - 1] if bucket else 0.0
-        below = cumulated[bucket] - counts[bucket]
-        value = lower + (bounds[bucket] - lower) * (rank - below) / counts[bucket]
-        found.append(min(value, bounds[bucket]))  # may round above it
-    return found
 
 
 class Span:
@@ -136,7 +122,7 @@ class Span:
                 for n, (old, new) in enumerate(zip(before[2:], totals[2:], strict=True)):
                     counts = list(map(sub, new, old))
                     if sum(counts):
-                        times[3 * n : 3 * n + 3] = percentiles(LATENCY_BOUNDS, counts)
+                        times[3 * n : 3 * n + 3] = quantiles(FINE_BOUNDS, counts, QUANTILES)
         columns = self._samples.get(key)
         if columns is None:
             columns = [array("f", [math.nan]) * self._size for _ in FIELDS]
@@ -224,6 +210,8 @@ class History:
         self.changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self.drains: dict[Key, Drain] = {}
         self._states: dict[Key, tuple[str, str]] = {}  # actual and administrative
+        self._totals: dict[Key, Totals] = {}  # of servers; of requests without one: ""
+        self._sums: dict[str, tuple[Sequence[Totals], Totals]] = {}  # of backends, and their parts
 
     def state(self) -> dict[str, Any]:
         """JSON for the next generation's `restore`, 39 kB a server."""
@@ -255,19 +243,38 @@ class History:
         due = [span for span in self.spans.values() if span.is_due(now)]
         since = [span.begin(now, wall, keys) for span in due]
         for pool in list(self._pools.values()):
-            total = Totals.of(pool.unserved)
-            for server in list(pool.servers):
-                totals = Totals.of(server.counters)
-                total += totals
-                gauges = (server.in_flight, server.queued, STATES.index(server.state))
+            name, servers = pool.name, list(pool.servers)
+            parts = [self._totals_of((name, ""), pool.unserved)]
+            for server in servers:
+                totals = self._totals_of((name, server.name), server.counters)
+                parts.append(totals)
+                gauges = (server.in_flight, server.queued, SHOWN_STATES.index(shown_state(server)))
                 for span, seconds in zip(due, since, strict=True):
                     span.add((pool.name, server.name), seconds, totals, gauges)
                 yield
+            known, total = self._sums.get(name, ((), parts[0]))
+            if parts != known:
+                total = parts[0]
+                for part in parts[1:]:
+                    total += part
+                    yield
+                self._sums[name] = parts, total
             gauges = (pool.in_flight, pool.queue_length, available(pool, now))
             for span, seconds in zip(due, since, strict=True):
-                span.add((pool.name, None), seconds, total, gauges)
+                span.add((name, None), seconds, total, gauges)
         for span in due:
             span.finish()
+        self._totals = {
+            key: one for key, one in self._totals.items() if (key[0], key[1] or None) in keys
+        }
+        self._sums = {name: one for name, one in self._sums.items() if (name, None) in keys}
+
+    def _totals_of(self, key: Key, counters: RequestCounters) -> Totals:
+        """Of the last sample, if no request has ended since."""
+        known = self._totals.get(key)
+        if known is None or known.requests != sum(counters.responses):
+            known = self._totals[key] = Totals.of(counters)
+        return known
 
     def look(self, wall: float) -> None:
         """Record state changes since the last look, and drains that have begun."""
@@ -285,6 +292,8 @@ class History:
         before, admin = self._states.get((backend, server.name), (server.state, server.admin))
         if before != server.state:
             because = reason(server) if server.admin == admin else f"set to {server.admin}"
+            if server.state == "up" and not server.is_checked:
+                because = _RETURNS.get(before, because)
             number = self.changes[-1].number + 1 if self.changes else 1
             self.changes.append(Change(number, wall, backend, server.name, server.state, because))
 
@@ -301,23 +310,31 @@ def available(pool: Pool, now: float) -> int:
     return sum(server.is_in_rotation and server.may_serve(now) for server in pool.servers)
 
 
+def shown_state(server: Server) -> str:
+    """One of `SHOWN_STATES`."""
+    return "unchecked" if server.state == "up" and not server.is_checked else server.state
+
+
 def reason(server: Server) -> str:
     """The reason of a server's state."""
     if server.state == "ejected":
         return server.ejected_because
     if server.state == "failing":
         failures = "1 failure" if server.fails == 1 else f"{server.fails} failures"
-        others = ", but no other server is left" if server.in_panic else ""
+        is_needed = server.in_panic or server.is_only_server
+        others = ", but no other server is left" if is_needed else ""
         return f"{failures}{others}: {server.failed_because}"
     if server.state == server.admin:
         return f"set to {server.admin}"
-    return "announced by itself" if server.state == "drain" else server.last_check
+    if server.state == "drain":
+        return "announced by itself"
+    return server.last_check or "not checked"
 
 
 def _layout() -> list[Any]:
     """Identifies the layout of `state`, as it comes back from JSON."""
     spans = [[name, *span] for name, span in SPANS.items()]
-    return [spans, list(FIELDS), list(STATES), list(Change._fields), list(Drain._fields)]
+    return [spans, list(FIELDS), list(SHOWN_STATES), list(Change._fields), list(Drain._fields)]
 
 
 def _packed(column: array[float]) -> str:

@@ -51,6 +51,8 @@ class Session(TypedDict):
     seconds: float  # since its head arrived
     method: str
     target: str  # without the query, which may hold secrets
+    version: str  # of HTTP: "1.0", "1.1", "2.0"
+    stream: int | None  # of its connection of HTTP/2
     bytes_in: int  # from the client
     bytes_out: int  # to the client
     pinned_by: Literal["cookie", "stick"] | None  # the affinity that selected the server

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends.counters import RESUME_OUTCOMES, FrontendCounters, RequestCounters
 from hermes_lb.backends.server import ADMINS, STATES
-from hermes_lb.control.history import FIELDS
+from hermes_lb.control.history import FIELDS, SHOWN_STATES
 from hermes_lb.control.operator import MAX_WEIGHT
+from hermes_lb.http.version import NAMES
 from hermes_lb.observe.termination import PHASE
 from hermes_lb.turns.states import NAMES as TURN_STATES
 
@@ -86,6 +87,7 @@ _SERVER = {
     "in_flight": COUNT,
     "queued": said(COUNT, "requests waiting for this server only"),
     "fails": said(COUNT, "passive failures counted towards max_fails"),
+    "checked": said(FLAG, "an active check has had a result; without one, up is assumed"),
     "last_check": TEXT,
     "ejections": COUNT,
 }
@@ -125,6 +127,8 @@ _SESSION = table(
     seconds=said(NUMBER, "since its head arrived"),
     method=TEXT,
     target=said(TEXT, "without the query"),
+    version=said(one_of(NAMES), "of HTTP"),
+    stream=said(or_null(COUNT), "of its connection of HTTP/2"),
     bytes_in=COUNT,
     bytes_out=COUNT,
     pinned_by={"enum": ["cookie", "stick", None]},
@@ -147,7 +151,7 @@ _ABORT = table(
 
 _HISTORY = table(
     step=said(SECONDS, "seconds from one sample to the next"),
-    states=said(array(one_of(STATES)), "meaning of the numbers in a server's `state`"),
+    states=said(array(one_of(SHOWN_STATES)), "meaning of the numbers in a server's `state`"),
     times=array(TIME),
     backends=by_name(ref("Columns"), "by backend"),
     servers=by_name(ref("Columns"), "by server of the requested backend"),
@@ -164,6 +168,7 @@ _STATUS = {
     "process_restarts": said(COUNT, "worker processes that ended unexpectedly"),
     "processes": array(ref("Process")),
     "frontends": array(ref("Frontend")),
+    "certificates": array(ref("Certificate")),
 }
 
 SCHEMAS: dict[str, Schema] = {
@@ -174,6 +179,10 @@ SCHEMAS: dict[str, Schema] = {
         loop_lag_p99=SECONDS, loop_lag_worst=SECONDS,
     ),
     "Frontend": table(name=TEXT, **_shown(FrontendCounters), refused=COUNT),
+    "Certificate": table(
+        frontend=said(TEXT, "<ADMIN>: the admin listener"), file=TEXT,
+        names=said(array(TEXT), "DNS names in it; may be none"), not_after=TIME,
+    ),
     "Backend": table(
         **_BACKEND, unserved=said(ref("Counters"), "requests that ended without a server")
     ),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.control.history import available, percentiles, reason
+from hermes_lb.backends.histogram import quantiles
+from hermes_lb.control.history import available, reason
 from hermes_lb.observe.metric_table import resumes_of, version
 from hermes_lb.observe.termination import PHASE, WHO
 
@@ -42,6 +43,7 @@ def describe_status(operator: Operator) -> dict[str, Any]:
             }
             for name, counters in observed.frontends.items()
         ],
+        "certificates": [one._asdict() for one in observed.certificates()],
         "backends": describe_backends(observed, now),
     }
 
@@ -50,7 +52,8 @@ def _describe_process(process: ProcessView) -> dict[str, Any]:
     lag = process.loop_lag
     p99 = 0.0
     if any(lag.histogram.counts):
-        p99 = min(percentiles(lag.histogram.bounds, lag.histogram.counts)[-1], lag.worst)
+        [p99] = quantiles(lag.histogram.bounds, lag.histogram.counts, (0.99,))
+        p99 = min(p99, lag.worst)
     return {
         "number": process.number,
         "pid": process.pid,
@@ -118,6 +121,7 @@ def describe_server(
         "in_flight": server.in_flight,
         "queued": server.queued,
         "fails": server.fails,
+        "checked": server.is_checked,
         "last_check": server.last_check,
         "ejections": server.ejections,
         "counters": server.counters.shown(),

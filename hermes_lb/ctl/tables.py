@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import rich.table
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_GREY = "bright_black"
+
 # Of each state.
 STYLES = {
     "up": "green",
@@ -26,7 +29,7 @@ STYLES = {
     "ejected": "magenta",
     "failing": "magenta",
     "down": "red bold",
-    "maint": "bright_black",
+    "maint": _GREY,
 }
 
 # Spaces between two columns.
@@ -110,13 +113,16 @@ def status(answer: Row) -> Iterable[Table | Text]:
     )  # fmt: skip
     yield Text()
     yield Table(
-        ["FRONTEND", ">CONNECTIONS", ">REQUESTS", ">REFUSED"],
+        ["FRONTEND", ">CONNECTIONS", ">OF HTTP/2", ">STREAMS", ">REQUESTS", ">BY HTTP/2",
+         ">REFUSED"],
         [
-            (f["name"], count(f["connections"]), count(f["requests"]), count(f["refused"]))
+            (f["name"], count(f["connections"]), count(f["http2_connections"]),
+             count(f["http2_streams"]), count(f["requests"]), count(f["http2_requests"]),
+             count(f["refused"]))
             for f in answer["frontends"]
         ],
-        less=["REFUSED"],
-    )
+        less=["BY HTTP/2", "STREAMS", "OF HTTP/2", "REFUSED"],
+    )  # fmt: skip
     yield Text()
     yield Table(
         ["PROCESS", ">PID", ">UP", ">CONNECTIONS", ">FILES", ">LOOP LAG P99", ">WORST"],
@@ -154,17 +160,45 @@ def servers(rows: Iterable[Row]) -> Iterable[Table]:
     )  # fmt: skip
 
 
+# Seconds before a certificate expires: those that the alerts have.
+_EXPIRES_SOON, _EXPIRES_NOW = 14 * 86_400, 2 * 86_400
+
+
+def certificates(rows: Iterable[Row]) -> Iterable[Table]:
+    now = time.time()
+    yield Table(
+        ["FRONTEND", "NAMES", "EXPIRES", ">IN", "FILE"],
+        [
+            (c["frontend"], printable(", ".join(c["names"])) or "-", _day(c["not_after"]),
+             _left(c["not_after"] - now), printable(c["file"]))
+            for c in sorted(rows, key=itemgetter("not_after"))
+        ],
+        less=["FILE", "NAMES"],
+    )  # fmt: skip
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+
+
+def _left(seconds: float) -> Text:
+    if seconds <= 0:
+        return Text("EXPIRED", "red bold")
+    style = "red bold" if seconds < _EXPIRES_NOW else "yellow" if seconds < _EXPIRES_SOON else ""
+    return Text(duration(seconds), style)
+
+
 def sessions(answer: Row) -> Iterable[Table | Text]:
     rows = answer["sessions"]
     yield Table(
-        ["CLIENT", "SERVER", "KIND", "PHASE", ">FOR", ">IN", ">OUT", "PINNED", "REQUEST"],
+        ["CLIENT", "HTTP", "SERVER", "KIND", "PHASE", ">FOR", ">IN", ">OUT", "PINNED", "REQUEST"],
         [
-            (s["client"] or "-", f"{s['backend']}/{s['server'] or '-'}", s["kind"], s["phase"],
-             duration(s["seconds"]), count(s["bytes_in"]), count(s["bytes_out"]),
+            (s["client"] or "-", version(s), f"{s['backend']}/{s['server'] or '-'}", s["kind"],
+             s["phase"], duration(s["seconds"]), count(s["bytes_in"]), count(s["bytes_out"]),
              s["pinned_by"] or "-", printable(f"{s['method']} {s['target']}"))
             for s in rows
         ],
-        less=["PINNED", "IN", "OUT", "KIND", "CLIENT", "PHASE", "REQUEST"],
+        less=["PINNED", "IN", "OUT", "HTTP", "KIND", "CLIENT", "PHASE", "REQUEST"],
     )  # fmt: skip
     if (more := answer["total"] - len(rows)) > 0:
         yield Text(f"and {count(more)} more: --limit N shows them")
@@ -186,7 +220,15 @@ def turns(answer: Row) -> Iterable[Table | Text]:
 
 
 def state(server: Row) -> Text:
-    return Text(server["state"], STYLES.get(server["state"], ""))
+    """Green only if a check has said so. Older balancers do not have `checked`."""
+    is_assumed = server["state"] == "up" and not server.get("checked", True)
+    return Text(server["state"], _GREY if is_assumed else STYLES.get(server["state"], ""))
+
+
+def version(session: Row) -> str:
+    """Of HTTP, with the stream: "1.1", "2.0/17"."""
+    stream = session["stream"]
+    return f"{session['version']}/{stream}" if stream else str(session["version"])
 
 
 def resumes(backend: Row) -> tuple[str, str]:

@@ -52,10 +52,12 @@ def view(moment: dict[str, Any]) -> RenderableType:
     """One moment: a line about the balancer, then each backend and its servers."""
     status = moment["status"]
     connections = sum(f["connections"] for f in status["frontends"])
+    streams = sum(f["http2_streams"] for f in status["frontends"])
+    of_http2 = f"{count(streams)} streams  " if streams else ""
     lag = max((p["loop_lag_p99"] for p in status["processes"]), default=0.0)
     head = (
         f"hermes_lb {status['version']}  up {duration(moment['time'] - status['started_at'])}  "
-        f"{count(connections)} connections  {len(status['processes'])} processes  "
+        f"{count(connections)} connections  {of_http2}{len(status['processes'])} processes  "
         f"loop lag p99 {latency(lag)}{'  DRAINING' if status['is_draining'] else ''}\n"
     )
     rows: list[list[Text | str]] = []

@@ -18,6 +18,7 @@ from hermes_lb.http.fields import TOKEN
 from hermes_lb.http.limits import CHUNK_EXTENSION_SIZE, TRAILERS_SIZE
 from hermes_lb.http.request import CHUNKED
 from hermes_lb.http.response import UNTIL_CLOSE
+from hermes_lb.http.trailers import last_chunk, safe_line
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -144,10 +145,11 @@ class UntilCloseBody:
 
 
 class ChunkedBody:
-    """A chunked body, checked as it passes. Extensions and trailers are dropped.
+    """A chunked body, checked as it passes. Extensions are dropped.
 
     With `keep_chunks` the framing stays (HTTP/1.1), without it only the data does (HTTP/1.0).
-    A part of a size line or of a chunk's end waits here until the rest of it has come.
+    `trailers`: the lines that may pass, if the receiver `takes_trailers`. A part of a size line or
+    of a chunk's end waits here until the rest of it has come.
     """
 
     __slots__ = (
@@ -155,14 +157,18 @@ class ChunkedBody:
         "_keep",
         "_left",
         "_position",
+        "_takes_trailers",
         "_trailers_left",
         "behind",
         "excess",
         "is_done",
+        "trailers",
     )
 
-    def __init__(self, *, keep_chunks: bool) -> None:
+    def __init__(self, *, keep_chunks: bool, takes_trailers: bool = False) -> None:
         self._trailers_left = TRAILERS_SIZE
+        self._takes_trailers = takes_trailers
+        self.trailers = b""
         self._keep = keep_chunks
         self._held = b""
         self._position = 0  # in `_held`: what is before has been parsed
@@ -278,20 +284,22 @@ class ChunkedBody:
                 return b""
             if not _TRAILER(data, start, end):
                 raise InvalidBody("malformed trailers")
+            if self._takes_trailers:
+                self.trailers += safe_line(data[start:end])
             self._trailers_left -= end + 2 - start
             start = end + 2
         self.is_done = True
         self.excess = data[start + 2 :]
-        return LAST_CHUNK if self._keep else b""
+        return last_chunk(self.trailers) if self._keep else b""
 
     def end(self) -> bytes:
         raise InvalidBody("the body ended without its last chunk")
 
 
-def make_body(length: int, *, to_http11: bool) -> Body:
+def make_body(length: int, *, to_http11: bool, takes_trailers: bool = False) -> Body:
     """The body that a head announced, for a receiver that does or does not know chunks."""
     if length == CHUNKED:
-        return ChunkedBody(keep_chunks=to_http11)
+        return ChunkedBody(keep_chunks=to_http11, takes_trailers=takes_trailers)
     if length == UNTIL_CLOSE:
         return UntilCloseBody(chunked=to_http11)
     return LengthBody(length)

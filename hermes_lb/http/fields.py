@@ -31,21 +31,22 @@ FORWARDED_HOST: Final = 12
 FORWARDED_PROTO: Final = 13
 FORWARDED: Final = 14  # RFC 7239
 FORWARDED_MORE: Final = 15  # what else a proxy before us may say of its client
+TE: Final = 16
 # Those from here on are forwarded, but looked at on the way;
-NOTED: Final = 16
-SET_COOKIE: Final = 16
-MAX_FORWARDS: Final = 17
+NOTED: Final = 17
+SET_COOKIE: Final = 17
+MAX_FORWARDS: Final = 18
 # and of those from here on, `HeaderPlan` alone takes notice.
-PASSIVE: Final = 18
-IDEMPOTENCY_KEY: Final = 18
-CACHE_FIELD: Final = 19  # its value says whether a shared cache may store the response
-VALIDATOR: Final = 20  # that it is there says so
-TRACEPARENT: Final = 21
-TRACESTATE: Final = 22
-SELECTS: Final = 23  # by configuration: its value selects the route or the server
+PASSIVE: Final = 19
+IDEMPOTENCY_KEY: Final = 19
+CACHE_FIELD: Final = 20  # its value says whether a shared cache may store the response
+VALIDATOR: Final = 21  # that it is there says so
+TRACEPARENT: Final = 22
+TRACESTATE: Final = 23
+SELECTS: Final = 24  # by configuration: its value selects the route or the server
 
-# RFC 9110 section 7.6.1: what belongs to one hop only. A body's framing is re-emitted by us, and
-# its trailers are dropped, so TE and Trailer end here too.
+# RFC 9110 section 7.6.1: what belongs to one hop only. A body's framing is re-emitted by us. Some
+# trailers are dropped, so what announces them ends here too; of TE, "trailers" is written again.
 _HOP_BY_HOP = {
     b"keep-alive": DROP,
     b"proxy-connection": DROP,
@@ -60,6 +61,7 @@ _HOP_BY_HOP = {
 REQUEST_FIELDS = {
     **_HOP_BY_HOP,
     b"proxy-authorization": DROP,
+    b"te": TE,
     b"http2-settings": DROP,
     b"host": HOST,
     b"expect": EXPECT,

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from hermes_lb.http.request import RequestHead
     from hermes_lb.http.response import ResponseHead
 
+# RFC 9110 section 10.1.4: the connection option has to come with it.
+_TAKES_TRAILERS = b"TE: trailers\r\nConnection: TE\r\n"
 _UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
@@ -64,6 +66,8 @@ def build_request(
             more += b"Expect: 100-continue\r\n"
         if rare.hops_left:
             more += b"Max-Forwards: %d\r\n" % (rare.hops_left - 1)
+        if rare.takes_trailers and not head.upgrade:
+            more += _TAKES_TRAILERS
         via = b", ".join([*rare.via, via])
     return b"".join((
         head.method, b" ", head.target, b" HTTP/1.1\r\nHost: ", host, b"\r\n",

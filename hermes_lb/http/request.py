@@ -13,6 +13,7 @@ import httptools
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http.fields import (
+    BLANKS,
     CONNECTION,
     CONTENT_LENGTH,
     COOKIE,
@@ -26,6 +27,7 @@ from hermes_lb.http.fields import (
     MAX_FORWARDS,
     REQUEST_FIELDS,
     REQUEST_ID,
+    TE,
     TRACEPARENT,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -99,10 +101,11 @@ _NO_FIELDS: Final = RequestFields()
 class RequestHead(RequestFields):
     """A request as it will be understood, routed and forwarded.
 
-    `length` is the body's length in bytes, `CHUNKED`, or 0 for none.
+    `length` is the body's length in bytes, `CHUNKED`, or 0 for none; `stream` the number of its
+    stream of HTTP/2, or 0.
     """
 
-    __slots__ = ("can_repeat", "length", "method", "target", "version")
+    __slots__ = ("can_repeat", "length", "method", "stream", "target", "version")
 
     def __init__(
         self,
@@ -116,6 +119,7 @@ class RequestHead(RequestFields):
         self.method = method
         self.target = target
         self.version = version
+        self.stream = 0
         self.length = length
         # Executing it twice does no harm (RFC 9110 section 9.2.2), or its key sees to that.
         self.can_repeat = method in _IDEMPOTENT
@@ -134,9 +138,14 @@ class RequestHead(RequestFields):
         """True if the client holds its body back until it receives a 100."""
         return self.rare is not None and self.rare.expects_continue
 
+    @property
+    def takes_trailers(self) -> bool:
+        """True if the client has said so (RFC 9110 section 10.1.4)."""
+        return self.rare is not None and self.rare.takes_trailers
+
 
 class RareFields:
-    """What few requests say: by way of other proxies, or with an expectation.
+    """What few requests say: by way of other proxies, with an expectation, or of trailers.
 
     `forwarded_more`: field lines of other X-Forwarded-* fields. `hops_left`: of Max-Forwards in
     OPTIONS and TRACE, where 0 is for us to answer (RFC 9110 section 7.6.2).
@@ -150,6 +159,7 @@ class RareFields:
         "forwarded_more",
         "forwarded_proto",
         "hops_left",
+        "takes_trailers",
         "via",
     )
 
@@ -161,6 +171,7 @@ class RareFields:
         self.forwarded: list[bytes] = []
         self.forwarded_more: list[bytes] = []
         self.hops_left: int | None = None
+        self.takes_trailers = False
         self.via: list[bytes] = []
 
 
@@ -473,6 +484,10 @@ def _interpret_rare(head: RequestHead, kind: int, name: bytes, value: bytes) -> 
         if value.lower() != b"100-continue":
             raise RequestRefused(417, "the only expectation understood is 100-continue")
         rare.expects_continue = head.version == HTTP11
+    elif kind == TE:
+        options = [option.strip(BLANKS) for option in value.lower().split(b",")]
+        if b"trailers" in options:
+            rare.takes_trailers = head.version == HTTP11
     elif kind == VIA:
         rare.via.append(value)
     elif kind == FORWARDED_FOR:

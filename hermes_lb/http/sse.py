@@ -156,8 +156,12 @@ class EventsBody:
         return rest + self._end
 
     def frame(self, events: bytes) -> bytes:
-        """Whole events, or a comment between two, as they leave."""
+        """Whole events, as they leave."""
         return chunk(events) if self._to_chunks else events
+
+    def comment(self, text: bytes) -> bytes:
+        """A comment between two events, as it leaves."""
+        return self.frame(text + b"\n\n")
 
     @property
     def _end(self) -> bytes:

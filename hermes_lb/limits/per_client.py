@@ -81,6 +81,44 @@ class ConnectionCounter:
             self.shared.count(key, -1)
 
 
+class ClientAmounts:
+    """How much of something each client has, and all of them: `total`."""
+
+    def __init__(self) -> None:
+        self._amounts: dict[str, int] = {}
+        self.total = 0
+
+    def of(self, address: str) -> int:
+        return self._amounts.get(client_key(address), 0)
+
+    def add(self, address: str, change: int) -> None:
+        """It has more by `change`, or less."""
+        key = client_key(address)
+        amount = self._amounts.get(key, 0) + change
+        self.total += change
+        if amount:
+            self._amounts[key] = amount
+        else:
+            self._amounts.pop(key, None)
+
+
+class FairShare(ClientAmounts):
+    """Of something limited.
+
+    A client may have as much as is free then (the dynamic threshold of Choudhury and Hahne, 1998,
+    with alpha = 1): one by itself gets a half, and the other half is there for others.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most` for all clients together."""
+        super().__init__()
+        self._most = most
+
+    def has_room(self, address: str, amount: int) -> bool:
+        """Whether it may have this much more."""
+        return self.of(address) + amount <= self._most - self.total
+
+
 class RateLimiter:
     """A token bucket for each client, as GCRA: one number holds its fill level.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.listen.match import Match
-from hermes_lb.proxy.resume import rules_of_named_turns, stream_rules
+from hermes_lb.proxy.resume import NamedTurns, rules_of_named_turns, stream_rules
 from hermes_lb.proxy.turns.heads import RESUME_PATH
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.resume import StreamRules
     from hermes_lb.proxy.select import Backend
-    from hermes_lb.proxy.turns.rules import TurnRules
 
 
 class Destination(NamedTuple):
@@ -45,9 +44,11 @@ class _Rule:
         self.destination = destination
 
     @property
-    def turns(self) -> TurnRules | None:
-        rules = self.destination.rules
-        return None if rules is None else rules.turns
+    def turns(self) -> NamedTurns | None:
+        backend, _, rules = self.destination
+        if rules is None or rules.turns is None:
+            return None
+        return NamedTurns(backend, rules, rules.turns)
 
     def matches(self, head: RequestHead, path: bytes) -> bool:
         if self._host:
@@ -87,8 +88,7 @@ def _named_turns(rules: list[_Rule]) -> list[_Rule]:
     turns = tuple(rule.turns for rule in rules if rule.turns is not None)
     if not turns:
         return []
-    backend = next(rule.destination.backend for rule in rules if rule.turns is not None)
-    destination = Destination(backend, True, rules_of_named_turns(turns))
+    destination = Destination(turns[0].backend, True, rules_of_named_turns(turns))
     return [_Rule(destination, None, None, RESUME_PATH.decode())]
 
 

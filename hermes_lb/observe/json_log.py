@@ -29,10 +29,11 @@ def line(record: LogRecord) -> str:
     request, captured = record.request, record.captured
     to_server, attempts = record.to_server, record.attempts
     if request is None:
-        method = target = version = host = request_id = trace_id = NULL
+        method = target = version = stream = host = request_id = trace_id = NULL
     else:
         method, target = text(request.method), text(request.target, TARGET_MOST)
         version, host = f'"HTTP/{NAMES[request.version]}"', text(request.host)
+        stream = str(request.stream or NULL)
         request_id, trace_id = unique(request.request_id), unique(request.trace_id)
     return (
         f'{{"time":{date(int(record.began * 1000.0))}'
@@ -56,6 +57,7 @@ def line(record: LogRecord) -> str:
         f',"method":{method}'
         f',"target":{target}'
         f',"version":{version}'
+        f',"stream":{stream}'
         f',"host":{host}'
         f',"referer":{text(captured.referer)}'
         f',"user_agent":{text(captured.user_agent)}'

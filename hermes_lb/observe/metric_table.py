@@ -20,12 +20,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hermes_lb.backends.counters import (
+    LATENCY_BOUNDS,
     RESUME_OUTCOMES,
     TURN_OUTCOMES,
     FrontendCounters,
     RequestCounters,
 )
-from hermes_lb.backends.server import STATES
+from hermes_lb.backends.server import IN_SERVICE, STATES
 from hermes_lb.observe.httplog import NO_SERVER
 from hermes_lb.observe.usage import usage_of
 
@@ -64,7 +65,7 @@ def metrics_of(seen: Observed) -> Iterator[MetricRow]:
     """All of one balancer, in the order of the exposition; the numbers are read as it is run."""
     return chain(
         _of_requests(seen), _of_phases(seen), _of_servers(seen), _of_frontends(seen),
-        _of_processes(seen), _of_the_whole(seen), _of_this_process(),
+        _of_certificates(seen), _of_processes(seen), _of_the_whole(seen), _of_this_process(),
     )  # fmt: skip
 
 
@@ -89,12 +90,12 @@ def _of_phases(seen: Observed) -> Iterator[MetricRow]:
     yield MetricRow(
         "histogram", "hermes_lb_request_duration_seconds", _SERVER,
         "From the first byte of the request to the last of the response",
-        _made_up(seen, lambda c: c.duration),
+        _made_up(seen, lambda c: c.duration.coarse(LATENCY_BOUNDS)),
     )
     yield MetricRow(
         "histogram", "hermes_lb_time_to_first_byte_seconds", _SERVER,
         "From the first byte of the request to the first of the response",
-        _made_up(seen, lambda c: c.first_byte),
+        _made_up(seen, lambda c: c.first_byte.coarse(LATENCY_BOUNDS)),
     )
     yield MetricRow(
         "histogram", "hermes_lb_queue_duration_seconds", _SERVER,
@@ -119,7 +120,8 @@ def _of_servers(seen: Observed) -> Iterator[MetricRow]:
     )
     yield MetricRow(
         "gauge", "hermes_lb_server_up", _SERVER,
-        "1 up, 0 down, by the active checks", _servers(seen, lambda s: s.is_up),
+        "1 in the states up, degraded and drain, 0 in the others",
+        _servers(seen, lambda s: s.state in IN_SERVICE),
     )
     yield MetricRow(
         "gauge", "hermes_lb_server_state", (*_SERVER, "state"),
@@ -155,6 +157,15 @@ def _of_frontends(seen: Observed) -> Iterator[MetricRow]:
     yield MetricRow(
         "counter", "hermes_lb_refused_total", (*_FRONTEND, "status", "reason"),
         "Requests that were not accepted, by status (0: none was sent) and reason", _refused(seen),
+    )
+
+
+def _of_certificates(seen: Observed) -> Iterator[MetricRow]:
+    yield MetricRow(
+        "gauge", "hermes_lb_certificate_not_after_timestamp_seconds", (*_FRONTEND, "file", "name"),
+        "When a certificate in use expires, since 1970",
+        (((c.frontend, c.file, c.names[0] if c.names else ""), c.not_after)
+         for c in seen.certificates()),
     )
 
 

@@ -21,6 +21,7 @@ settings       timeouts, limits and parsers: a reload replaces them
 live           the register of connections, and the drain state
 batch          the events of one loop iteration, processed stage by stage
 identity       the names in Via, and request ids
+turn_gateway   what all turns of one process share: the store, the secret, bounds
 wall_clock     the Date field
 
 deadlines      the sweep over all deadlines

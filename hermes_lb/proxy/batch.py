@@ -213,8 +213,8 @@ class IoBatch:
                 except Exception:
                     logger.exception("while recording %r", exchange)
         self._is_open = False
-        if self._requests or self._responses or self.writes or self._ended:  # too late for its own
-            self._open()
+        if self._requests or self._responses or self._framed or self.writes or self._ended:
+            self._open()  # too late for its own
 
     def _give_up(self, what: object, transport: asyncio.Transport) -> None:
         """A bug must cost one connection, not all that share the iteration."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from hermes_lb import config
     from hermes_lb.observe.request_log import RequestLog
     from hermes_lb.proxy.batch import Record
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.tasks import Tasks
-    from hermes_lb.turns.gateway import TurnGateway
 
 
 class Context:

@@ -25,6 +25,7 @@ from hermes_lb.errors import (
     InvalidBody,
     MarkedDown,
     NoServer,
+    NotProcessed,
     QueueTimeout,
     RequestRefused,
     ResponseTimeout,
@@ -32,6 +33,7 @@ from hermes_lb.errors import (
 from hermes_lb.http import UNTIL_CLOSE, ResponseParser
 from hermes_lb.http.json_keys import MOST_READ
 from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
+from hermes_lb.http.version import NAMES as VERSIONS
 from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
@@ -40,7 +42,7 @@ from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
 from hermes_lb.proxy.ports import Traffic, TurnRequest
 from hermes_lb.proxy.response import Answered, rewritten
-from hermes_lb.proxy.resume import Resumable, opened_stream
+from hermes_lb.proxy.resume import EventStream, Resumable, opened_stream
 from hermes_lb.proxy.retry import Action, Attempt, decide
 from hermes_lb.proxy.select import Seeker
 from hermes_lb.proxy.tunnel import Tunnel
@@ -55,11 +57,12 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Lease, Server
     from hermes_lb.errors import ExchangeFailed, ServerFailed
     from hermes_lb.http import Body, RequestHead, ResponseHead
+    from hermes_lb.http.sse import EventsBody
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.learning import Learn
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide, TurnGate
-    from hermes_lb.proxy.resume import EventStream, StreamRules
+    from hermes_lb.proxy.resume import StreamRules
     from hermes_lb.proxy.select import Backend
 
 _NEVER = float("inf")
@@ -459,7 +462,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     async def _dial(self, connections: ConnectionPool) -> None:
         try:
             peers = self._peers() if connections.sends_client_address else None
-            connection = await connections.dial(peers)
+            connection = await connections.dial(peers, tunnel=bool(self.head.upgrade))
         except ConnectFailed as error:
             self.dialing = None
             self.server_failed(error)
@@ -515,7 +518,9 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         if upstream is None:
             server.counters.connect_errors += 1
         else:
-            is_stale = upstream.is_reused and isinstance(error, ClosedBeforeResponse)
+            is_stale = isinstance(error, NotProcessed) or (
+                upstream.is_reused and isinstance(error, ClosedBeforeResponse)
+            )
             upstream.abort()
         if not is_stale:
             backend.failed(server, now, str(error))
@@ -694,6 +699,26 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         backend, server, clock = self.backend, self.server, self.context.clock
         assert backend is not None and server is not None  # noqa: PT018 - as above
         return lambda keys: backend.assign(keys, server, clock())
+
+    def turn_events(self, length: int, after: bytes, path: bytes) -> EventsBody | None:
+        return None if self.turn is None else self.turn.events(length, after, path)
+
+    def another(self, head: RequestHead, rules: StreamRules) -> Exchange:
+        self.peer.frontend.counters.requests += 1
+        made = Exchange(self.client, head, self.context, self.context.clock())
+        made.backend, made.is_logged, made.rules = self.backend, self.is_logged, rules
+        made.client_address, made.request_head = self.client_address, self.request_head
+        return made
+
+    def continue_stream(self, path: bytes, after: bytes) -> None:
+        backend, rules = self.backend, self.rules
+        assert backend is not None and rules is not None  # noqa: PT018 - as above
+        self.status, self.is_stream = 200, True
+        self.stream = EventStream(self, rules, backend.pool, UNTIL_CLOSE, path, after)
+        self.stream.search("its balancer has left it")
+
+    def lead_to(self, backend: Backend) -> None:
+        self.backend = backend
 
     def replay(self, upstream: ServerSide, head: ResponseHead, server: str, first: bytes) -> None:
         """The response of a turn: its stored head, and what `upstream` reads of its journal."""
@@ -998,6 +1023,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             "seconds": round(now - self.head_at, 3),
             "method": head.method.decode("latin-1"),
             "target": head.target.partition(b"?")[0].decode("latin-1"),
+            "version": VERSIONS[head.version],
+            "stream": head.stream or None,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "pinned_by": by,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hermes_lb.errors import InvalidBody, RequestRefused, ServerFailed
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.http.https import Redirect
+    from hermes_lb.http.sse import EventsBody
     from hermes_lb.proxy.local_replies import LocalReply
 
 
@@ -60,7 +61,7 @@ class Entrance:
     allows_trace: bool
     is_stopped: bool
     #: Makes a connection by HTTP/2 of one that has begun so; None: HTTP/1 only.
-    make_http2: Callable[[Any], Framed] | None
+    make_http2: Callable[[Any], FramedConnection] | None
 
     def trusts(self, address: str) -> bool:
         """True if the peer of this plain address may speak for its own clients."""
@@ -206,7 +207,7 @@ class Connection:
 
 
 @trait
-class Framed(Source, Connection):
+class Framed(Source):
     """A connection that many streams share: its frames are written once a loop iteration."""
 
     __slots__ = ()
@@ -214,6 +215,17 @@ class Framed(Source, Connection):
     def write_frames(self) -> None:
         """Add what may leave now to `IoBatch.writes`."""
         raise NotImplementedError
+
+    def abort(self) -> None:
+        """End at once."""
+        raise NotImplementedError
+
+
+@trait
+class FramedConnection(Framed, Connection):
+    """One from a client."""
+
+    __slots__ = ()
 
 
 @trait
@@ -408,6 +420,7 @@ class ConnectionPool:
     __slots__ = ()
 
     sends_client_address: bool
+    speaks_http2: bool
 
     def take_idle(
         self, now: float, *, fresh_only: bool, check_now: bool = True
@@ -418,8 +431,11 @@ class ConnectionPool:
         """
         raise NotImplementedError
 
-    async def dial(self, peers: Peers | None) -> ServerSide:
-        """A new connection. Raises ConnectFailed or Exhausted; the caller bounds the time."""
+    async def dial(self, peers: Peers | None, *, tunnel: bool = False) -> ServerSide:
+        """A new connection. Raises ConnectFailed or Exhausted; the caller bounds the time.
+
+        `tunnel`: for a request that may become one.
+        """
         raise NotImplementedError
 
     def reconfigure(self, *, keep: int, idle_timeout: float, dialer: Dialer) -> None:
@@ -532,6 +548,10 @@ class TurnGate:
         """All of the request's body has been received."""
         raise NotImplementedError
 
+    def body_sent(self) -> None:
+        """The received part of the request's body has been sent to a server."""
+        raise NotImplementedError
+
     def begin(self, body: bytes, now: float) -> None:
         """Claim the turn; `TurnRequest.proceed` follows, if this request executes it.
 
@@ -546,6 +566,11 @@ class TurnGate:
 
     def holds(self, upstream: ServerSide, head: ResponseHead, now: float) -> bool:
         """A response head has come. True: `upstream` holds it, and passes it again."""
+        raise NotImplementedError
+
+    def events(self, length: int, after: bytes, resume_path: bytes) -> EventsBody | None:
+        """The body of an event stream that other servers can continue, behind the event `after`,
+        at `resume_path`; None: it is no turn."""
         raise NotImplementedError
 
     def session_timed_out(self) -> None:
@@ -642,6 +667,22 @@ class TurnRequest:
 
         `server`: the name of the server that has answered.
         """
+        raise NotImplementedError
+
+    def another(self, head: RequestHead, rules: Any) -> TurnRequest:
+        """A request by the same client to the same backend, with this head; it is not sent.
+
+        It is counted and logged as one of its own.
+        `rules`: for its stream (`proxy.resume.StreamRules`).
+        """
+        raise NotImplementedError
+
+    def continue_stream(self, path: bytes, after: bytes) -> None:
+        """Get the rest of an event stream from any server: GET `path`, behind the event `after`."""
+        raise NotImplementedError
+
+    def lead_to(self, backend: Any) -> None:
+        """It is this backend's (`proxy.select.Backend`)."""
         raise NotImplementedError
 
     def insert(self, comment: bytes) -> None:

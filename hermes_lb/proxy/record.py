@@ -9,7 +9,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from hermes_lb.affinity import request_letter
-from hermes_lb.backends.counters import LATENCY_BOUNDS
+from hermes_lb.backends.counters import FINE_BOUNDS, SHORTEST
 from hermes_lb.observe import recent
 from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.observe.record import (
@@ -48,7 +48,7 @@ def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
             histogram = counters.latency
             _count_stream(exchange, counters, now)
         # `Histogram.observe`, without the call; most requests take less than the first bound.
-        bucket = bisect_left(LATENCY_BOUNDS, took) if took > LATENCY_BOUNDS[0] else 0
+        bucket = bisect_left(FINE_BOUNDS, took) if took > SHORTEST else 0
         histogram.counts[bucket] += 1
         histogram.total += took
         if exchange.connected_at != began:
@@ -164,7 +164,7 @@ def _of_exchange(exchange: Exchange, now: float, termination: str) -> LogRecord:
         record.server_load = server.in_flight
     record.began = began + context.wall_clock.offset
     record.to_server = AT_ONCE if connected == began else _to_server(exchange)
-    record.response = response_at - connected if response_at >= 0.0 else None
+    record.response = response_at - connected if response_at >= connected >= 0.0 else None
     record.total = now - began
     record.status = exchange.status
     record.bytes_received = exchange.bytes_in

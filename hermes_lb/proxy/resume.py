@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from mypy_extensions import trait
 
 from hermes_lb.backends.counters import RESUME_OUTCOMES
-from hermes_lb.errors import ConnectFailed, ConnectTimeout, Exhausted, NoServer, QueueTimeout
+from hermes_lb.errors import (
+    ConnectFailed,
+    ConnectTimeout,
+    Exhausted,
+    NoServer,
+    NotProcessed,
+    QueueTimeout,
+)
 from hermes_lb.http.sse import EventsBody, UnnumberedEventsBody
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.turns.rules import TurnRules
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import Downstream, ServerSide
+    from hermes_lb.proxy.select import Backend
 
 #: The field that allows a server to hand its stream over.
 ACCEPTS_HANDOVER = b"X-Hermes-Handover: accept\r\n"
@@ -48,7 +56,7 @@ _LEFT_OUT = (
     b"last-event-id:", b"transfer-encoding:", b"upgrade:", b"connection:", b"range:", b"if-",
 )  # fmt: skip
 
-_RESUMING, _KEEP_ALIVE = b": resuming\n\n", b": keep-alive\n\n"
+_RESUMING, _KEEP_ALIVE = b": resuming", b": keep-alive"
 # Seconds. A takeover is mostly shorter than the first; then no comment is sent.
 _FIRST_COMMENT, _NEXT_COMMENTS = 1.0, 5.0
 # Seconds that a server rests which could not continue, in one search; each time longer. So are the
@@ -67,13 +75,14 @@ _FINAL = frozenset((404, 410))
 # The server can't now (its store is away, it is full or shuts down), and has begun nothing.
 _NOT_NOW = frozenset((429, 503))
 # What else begins nothing at a server.
-_NOTHING_BEGUN = (ConnectFailed, ConnectTimeout, Exhausted, NoServer)
+_NOTHING_BEGUN = (ConnectFailed, ConnectTimeout, Exhausted, NoServer, NotProcessed)
 
 
 class StreamRules(NamedTuple):
     """A route's rules for its streams; times are seconds.
 
-    `turns`: for its turns. `named_turns`: of all routes of the frontend, where a path names turns.
+    `turns`: for its turns. `named_turns`: the routes of the frontend that have some, where a path
+    names turns.
     """
 
     resumes: bool
@@ -84,7 +93,15 @@ class StreamRules(NamedTuple):
     disconnect_timeout: float
     strips_ids: bool = False
     turns: TurnRules | None = None
-    named_turns: tuple[TurnRules, ...] = ()
+    named_turns: tuple[NamedTurns, ...] = ()
+
+
+class NamedTurns(NamedTuple):
+    """A route whose turns are found by their ids."""
+
+    backend: Backend
+    rules: StreamRules
+    turns: TurnRules
 
 
 def stream_rules(route: config.Route) -> StreamRules | None:
@@ -114,7 +131,7 @@ def stream_rules(route: config.Route) -> StreamRules | None:
     )
 
 
-def rules_of_named_turns(turns: tuple[TurnRules, ...]) -> StreamRules:
+def rules_of_named_turns(turns: tuple[NamedTurns, ...]) -> StreamRules:
     """For the path at which turns are found by their ids."""
     return StreamRules(False, 0, 0.0, None, "abort", 0.0, named_turns=turns)
 
@@ -143,6 +160,10 @@ class Resumable:
     @property
     def is_queued(self) -> bool:
         """True while it waits for a free place on a server."""
+        raise NotImplementedError
+
+    def turn_events(self, length: int, after: bytes, path: bytes) -> EventsBody | None:
+        """The body of a turn's stream, numbered and kept; None: it is no turn's."""
         raise NotImplementedError
 
     def lose_server(self) -> None:
@@ -181,7 +202,7 @@ def opened_stream(
 ) -> EventStream | None:
     """The stream that `head` begins; None: its bytes pass as those of any other response.
 
-    `exchange.request_head` still has the request's.
+    `exchange.request_head` still has the request's. A turn's comments are not this module's.
     """
     if head.status != 200 or head.length >= 0 or not head.has_plain_events:
         return None
@@ -197,6 +218,7 @@ class EventStream:
     """The events of one exchange, from one server or several. Needs a client that knows chunks.
 
     `length`: of the first server's body. `path`: of the resume request; empty if it can't.
+    `after`: the last id that the client has; by default, by its request.
     """
 
     __slots__ = (
@@ -225,7 +247,13 @@ class EventStream:
     __deletable__ = ("_exchange",)  # asked for by mypyc
 
     def __init__(
-        self, exchange: Resumable, rules: StreamRules, pool: Pool, length: int, path: bytes
+        self,
+        exchange: Resumable,
+        rules: StreamRules,
+        pool: Pool,
+        length: int,
+        path: bytes,
+        after: bytes | None = None,
     ) -> None:
         self._exchange = exchange
         self._rules = rules
@@ -236,15 +264,9 @@ class EventStream:
         if path:
             lines = _field_lines(exchange.request_head)
             self._fields = _fields_to_resume(lines)
-            start = _last_event_id(lines)
+            start = _last_event_id(lines) if after is None else after
         self._has_known_start = start is not None
-        body = UnnumberedEventsBody if rules.strips_ids else EventsBody
-        self.body = body(
-            length,
-            resumes=bool(path),
-            after=start or b"",
-            to_chunks=exchange.client.takes_chunks,
-        )
+        self.body = self._make_body(length, start or b"")
         self.resumes = 0
         self.said = 0  # bytes of comments: of `bytes_out`, those that no server has sent
         self.was_redispatched = bool(exchange.tried)  # before there was anything to resume
@@ -261,6 +283,16 @@ class EventStream:
         self._quiet_since = 0.0
         if rules.keep_alive is not None:
             self._look_for_silence()
+
+    def _make_body(self, length: int, after: bytes) -> EventsBody:
+        exchange, can_go_on = self._exchange, bool(self._path)
+        if can_go_on:
+            of_turn = exchange.turn_events(length, after, self._path)
+            if of_turn is not None:
+                return of_turn
+        kind = UnnumberedEventsBody if self._rules.strips_ids else EventsBody
+        to_chunks = exchange.client.takes_chunks
+        return kind(length, resumes=can_go_on, after=after, to_chunks=to_chunks)
 
     def __repr__(self) -> str:
         return f"<EventStream behind {self.body.last_id!r}, {self.resumes} resumes>"
@@ -290,11 +322,16 @@ class EventStream:
 
         `outcome`: the one to count (`RESUME_OUTCOMES`) if a server is found.
         """
-        exchange = self._exchange
         if not self.can_go_on:
             if self._path:
                 self._count("not_resumable")
             return False
+        self.search(reason, outcome)
+        return True
+
+    def search(self, reason: str, outcome: str = "resumed") -> None:
+        """Look for a server that continues it, for this reason."""
+        exchange = self._exchange
         exchange.lose_server()
         self._reason = reason
         self._outcome = outcome
@@ -306,7 +343,6 @@ class EventStream:
         self._rest(now)
         self._comment_in(_FIRST_COMMENT)
         self._try(now)
-        return True
 
     # Search.
 
@@ -441,7 +477,7 @@ class EventStream:
     def _say(self, comment: bytes) -> None:
         exchange = self._exchange
         if self.body.is_whole and not exchange.client.is_writing_paused:
-            framed = self.body.frame(comment)
+            framed = self.body.comment(comment)
             self.said += len(framed)
             exchange.insert(framed)
 

@@ -145,6 +145,9 @@ class Upload(RequestBody):
         """Send the head, and the received part of the body, on a new connection."""
         assert self._kept is not None
         upstream.send_request(sink, b"".join((request_head, *self._kept)), self)
+        if self._turn is not None:
+            self._turn.body_sent()
+            self._most_kept = self._context.settings.most_for_retry
         self._bound()
         if not upstream.is_writing_paused:
             self._exchange.client.resume_reading()

@@ -247,8 +247,7 @@ class Certificates:
 
     def _read(self, path: Path) -> Certified:
         try:
-            text = self.files.read(path).decode("ascii", "replace")
-            certified = read_certificate(ssl.PEM_cert_to_DER_cert(_first_certificate(text)))
+            certified = certified_in(self.files.read(path))
         except OSError as error:
             self._fail(path, error.strerror, error.errno)
         except ValueError as error:
@@ -312,6 +311,12 @@ class Certificates:
     def _fail(self, path: Path | str, reason: str | None, number: int | None = None) -> NoReturn:
         words = f"can't use {path} (frontend {self._frontend}, TLS): {reason}"
         raise OSError(number or errno.EINVAL, words)
+
+
+def certified_in(pem: bytes) -> Certified:
+    """The first certificate of a file. Raises ValueError if it has none."""
+    text = pem.decode("ascii", "replace")
+    return read_certificate(ssl.PEM_cert_to_DER_cert(_first_certificate(text)))
 
 
 def stamps_of(configured: config.Tls) -> dict[Path, tuple[int, int, int]]:

@@ -3,7 +3,6 @@
 options    `[frontends.routes.turns]` and `[store]`
 states     the states of a turn, and their transitions
 ports      the store and the journal, as the data path sees them
-gateway    what all turns of one process share: the store, the secret, bounds
 secret     the key of all digests: a file
 store      the same in Redis or Valkey: its scripts, the journal's connection, incarnations
 

@@ -41,6 +41,8 @@ class Claim(NamedTuple):
     - `repeats_lost`: once, a lost turn with this key is begun again (`on_unknown = "retry"`), and
       is QUEUED until `settle` is over; not while this fingerprint is empty and the lost one is not.
     - `journal_size`: bytes; beyond it the journal is a window (`Journal.is_trimmed`).
+    - `linger`: seconds for which a turn whose owner has died waits for another one (`take_over`).
+    - `client_turns`, `client_waiters`: what other requests of its client's address have here.
     Times are seconds.
     """
 
@@ -55,6 +57,9 @@ class Claim(NamedTuple):
     settle: float
     repeats_lost: bool
     journal_size: int
+    linger: float = 600.0
+    client_turns: int = 0
+    client_waiters: int = 0
 
 
 class Record(NamedTuple):
@@ -66,6 +71,8 @@ class Record(NamedTuple):
     `is_kept`: False once its journal has expired or lost its beginning: 410 for a replay.
     `reason`: why it was lost. `resume_path`: of the backend's own contract, if it has one.
     `attempt`: 2 if it repeats a lost turn.
+    `origin`: of the page whose request has begun it, if the response allows it to be read there.
+    `retry`: the milliseconds of the last `retry` field of its events.
     """
 
     id: str
@@ -84,6 +91,8 @@ class Record(NamedTuple):
     attempt: int
     begun_at: float  # seconds since 1970, the store's clock
     ended_at: float
+    origin: str = ""
+    retry: str = ""
 
 
 # Outcomes of `begin`.
@@ -112,11 +121,25 @@ class Batch(NamedTuple):
     data: bytes
 
 
+class Takeover(NamedTuple):
+    """A turn that this process goes on with. `last`: the number of the last event in its journal;
+    `tail`: the last batches, oldest first."""
+
+    owned: OwnedTurn
+    resume_path: str
+    last: int
+    tail: Sequence[Batch]
+
+
 class End(NamedTuple):
     """The end of a journal. `is_clean`: all of the response is there; else it was cut."""
 
     is_clean: bool
     reason: str
+
+
+#: Bytes that the store may have not acknowledged of a journal; more pauses the server.
+HIGH_WATER: Final = 256 * 1024
 
 
 class Journal:
@@ -137,9 +160,14 @@ class Journal:
         """Count one more event that is too long to be kept: the window begins behind it."""
         raise NotImplementedError
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
-        """`refused`: another process has the turn, the caller must stop. `drained`: a journal that
-        had more than the high-water mark unacknowledged has less again."""
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
+        """`refused`: another process has the turn, the caller must stop. `behind`: it has more than
+        the high-water mark unacknowledged. `drained`: a journal that was has less again."""
         raise NotImplementedError
 
 
@@ -168,8 +196,14 @@ class OwnedTurn:
         """All of its request has come. Raises Fenced."""
         raise NotImplementedError
 
-    async def headed(self, head: bytes, *, is_stream: bool, resume_path: str = "") -> None:
+    async def headed(
+        self, head: bytes, *, is_stream: bool, resume_path: str = "", origin: str = ""
+    ) -> None:
         """The response's head, as followers get it. Raises Fenced."""
+        raise NotImplementedError
+
+    async def retried(self, retry: str) -> None:
+        """An event had this `retry` field. Raises Fenced."""
         raise NotImplementedError
 
     async def done(self) -> None:
@@ -178,6 +212,15 @@ class OwnedTurn:
 
     async def lost(self, reason: str) -> None:
         """Its outcome is unknown."""
+        raise NotImplementedError
+
+    async def orphan(self) -> None:
+        """This process can't go on with it, and another one can: its head had a `resume_path`."""
+        raise NotImplementedError
+
+    async def is_followed(self) -> bool:
+        """Whether a request at another balancer follows it, or has within the last seconds. Raises
+        StoreAway."""
         raise NotImplementedError
 
     async def cancelled(self) -> None:
@@ -208,6 +251,10 @@ class Reading:
         """Return when the turn has a head, or has ended without one."""
         raise NotImplementedError
 
+    async def stay(self) -> None:
+        """The follower is there, and does not read now: it counts as one for some seconds."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """The follower has left."""
         raise NotImplementedError
@@ -231,11 +278,28 @@ class TurnStore:
         """None: unknown, expired, or another principal's; all take the same time."""
         raise NotImplementedError
 
+    async def find_of_any(self, turn: str) -> Record | None:
+        """For a preflight, which has no credential: only its `origin` and its head may be used."""
+        raise NotImplementedError
+
     async def find_by_key(self, principal: str, key: str) -> Record | None:
         raise NotImplementedError
 
     async def cancel(self, principal: str, turn: str) -> Record | None:
         """Ask for its cancellation -> as it stands then; a turn that waits ends at once."""
+        raise NotImplementedError
+
+    async def take_over(self, claim: Claim, turn: str) -> Takeover | None:
+        """Go on with a turn whose owner is dead. Of several processes one gets it.
+
+        `claim`: of the principal's request that wants it; its key, session and fingerprint do not
+        count. None: another process has it, or it can't be gone on with.
+        """
+        raise NotImplementedError
+
+    def on_orphan(self, then: Callable[[str, str], None]) -> None:
+        """Call `then` with the principal and the id of a turn that could be taken over, whenever
+        one is found; it is lost if no process does within its `linger`."""
         raise NotImplementedError
 
     def follow(self, record: Record, after: int) -> Reading:

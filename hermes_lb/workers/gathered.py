@@ -11,9 +11,10 @@ from hermes_lb.observe.observed import ProcessView
 from hermes_lb.workers.layout import frontend_row, server_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hermes_lb.backends import Pool
+    from hermes_lb.backends.statistics import Counters
     from hermes_lb.workers.shared_memory import SharedMemory
 
 # By status and reason.
@@ -27,6 +28,7 @@ class Gathered:
         self._memory = memory
         self._numbers: set[int] = set()  # regions in use
         self._base: dict[int, list[float]] = {}  # by row: counters of ended processes
+        self._seen: dict[int, list[Sequence[float]]] = {}  # by row: what its sum was made of
         self._refused: dict[int, dict[str, Refusals]] = {}
         self._base_refused: dict[str, Refusals] = {}
         self.processes: list[ProcessView] = []
@@ -48,6 +50,7 @@ class Gathered:
                 if width == FrontendCounters.WIDTH:
                     counted = [0.0, *counted[1:]]  # no open connections
                 self._base[row] = add_up((self._base.get(row, [0.0] * width), counted))
+        self._seen.clear()
         for frontend, refused in self._refused.pop(number, {}).items():
             self._base_refused.setdefault(frontend, Counter()).update(refused)
         self._memory.clear(number)
@@ -73,6 +76,7 @@ class Gathered:
         """Drop the base of rows whose servers are removed."""
         for row in rows:
             self._base.pop(row, None)
+            self._seen.pop(row, None)
 
     def refused(self, number: int, frontend: str, counts: list[list[object]]) -> None:
         """A process's refusals so far, by status and reason."""
@@ -86,21 +90,21 @@ class Gathered:
         frontends: Mapping[str, FrontendCounters],
         rows: Mapping[str, int],
     ) -> None:
-        """Update all totals. Some 30 us a server."""
+        """Update all totals. Some 15 us a server, 0.1 ms if its counters have changed."""
         regions = [self._memory.regions[number] for number in sorted(self._numbers)]
         for name, pool in pools.items():
             row = rows[name]
-            pool.unserved.load(self._sum(row, RequestCounters.WIDTH))
+            self._load(pool.unserved, row)
             pool.waiting_elsewhere = sum(region.queued[row] for region in regions)
             pool.in_flight = 0
             for server in pool.servers:
                 row = rows[server_row(name, server)]
-                server.counters.load(self._sum(row, RequestCounters.WIDTH))
+                self._load(server.counters, row)
                 server.in_flight = sum(region.loads[row] for region in regions)
                 server.queued = sum(region.queued[row] for region in regions)
                 pool.in_flight += server.in_flight
         for name, counters in frontends.items():
-            counters.load(self._sum(rows[frontend_row(name)], FrontendCounters.WIDTH))
+            self._load(counters, rows[frontend_row(name)])
             counters.refused = self._all_refused(name)
         for process in self.processes:
             cells = self._memory.regions[process.number].gauges[: ProcessView.WIDTH].tolist()
@@ -108,9 +112,17 @@ class Gathered:
                 process.load(cells)
             process.look()
 
-    def _sum(self, row: int, width: int) -> list[float]:
-        counted = [self._memory.regions[n].read_counters(row, width) for n in self._numbers]
-        return add_up([self._base.get(row, [0.0] * width), *counted])
+    def _load(self, counters: Counters, row: int) -> None:
+        """The sum of all processes' counters, if it is another one than last time."""
+        brief = self._read(row, counters.BRIEF)
+        if self._seen.get(row) == brief:
+            return
+        counted = self._read(row, counters.WIDTH)
+        counters.load(add_up([self._base.get(row, [0.0] * counters.WIDTH), *counted]))
+        self._seen[row] = brief
+
+    def _read(self, row: int, width: int) -> list[Sequence[float]]:
+        return [self._memory.regions[n].read_counters(row, width) for n in self._numbers]
 
     def _all_refused(self, frontend: str) -> Refusals:
         total = Counter(self._base_refused.get(frontend))

@@ -46,10 +46,10 @@ class Publisher:
         """Copy what has changed. 1 us a server if nothing has."""
         region, written = self._part, self._written
         for row, counters in self._counted():
-            cells = counters.cells()
-            if written.get(row) != cells:
-                written[row] = cells
-                region.write_counters(row, cells)
+            brief = counters.brief()
+            if written.get(row) != brief:
+                written[row] = brief
+                region.write_counters(row, counters.cells())
         for name, pool in self._plane.pools.items():
             region.queued[self._rows[name]] = len(pool.waiting)
             for server in pool.servers:

@@ -49,7 +49,7 @@ SLOT = -4
 """Of its slot."""
 
 _CELL = 8
-_WIDTH = RequestCounters.WIDTH
+_WIDTH, _BRIEF = RequestCounters.WIDTH, RequestCounters.BRIEF
 
 
 class Region:
@@ -77,9 +77,14 @@ class Region:
         return -(-cells * _CELL // mmap.PAGESIZE) * mmap.PAGESIZE
 
     def write_counters(self, row: int, cells: Iterable[float]) -> None:
-        """Write the counters of a row; with fewer cells than a row has, the rest is kept."""
-        packed = array("d", cells)
-        self.counters[row * _WIDTH : row * _WIDTH + len(packed)] = packed
+        """Write the counters of a row; with fewer cells than a row has, the rest is kept.
+
+        The first cells last: a reader that sees new ones there sees the others too
+        (`Counters.brief`).
+        """
+        packed, start = array("d", cells), row * _WIDTH
+        self.counters[start + _BRIEF : start + len(packed)] = packed[_BRIEF:]
+        self.counters[start : start + min(_BRIEF, len(packed))] = packed[:_BRIEF]
 
     def read_counters(self, row: int, count: int = _WIDTH) -> Sequence[float]:
         """The first `count` cells of a row."""

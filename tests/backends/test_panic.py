@@ -213,6 +213,23 @@ def test_the_log_has_each_change_once_and_why(caplog: pytest.LogCaptureFixture):
     ]
 
 
+def test_the_only_server_is_seen_to_fail_and_stays_in_use(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "hermes_lb.health")
+    pool = pool_of({"max_fails": 2})
+    a = pool.servers[0]
+    fail(pool, a, a)
+    assert (a.state, pool.in_panic) == ("failing", False)
+    assert pool.candidates((), 0.0) == [a]
+    pool.tick(2.0)
+    answer(pool, a, 3.0)
+    assert a.state == "up"
+    assert caplog.messages == [
+        "test/a is FAILING after 2 failures: connection refused; "
+        "it is the only server and stays in use",
+        "test/a is back: it has answered a request",
+    ]
+
+
 def test_the_log_is_not_flooded_by_one_that_comes_and_goes(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "hermes_lb.health")
     pool = pool_of({}, {})

@@ -110,7 +110,7 @@ def test_a_lone_server_is_never_taken_out():
     server = make_pool({"max_fails": 1, "fail_timeout": TIMEOUT}).servers[0]
     server.failed(now=0.0)
     assert server.may_serve(0.0)
-    assert (server.state, server.in_panic) == ("up", False)
+    assert (server.state, server.in_panic) == ("failing", False)
     server.succeeded()
     assert server.fails == 0
 

@@ -49,7 +49,8 @@ def test_what_happens_when_a_client_leaves(
     ("turns", "route", "problem"),
     [
         ({}, {"on_disconnect": "abort"}, "would cancel what a retry with the same key asks for"),
-        ({}, {"resume": True}, "resume is not for a route with turns"),
+        ({"journal": False}, {"resume": True}, "resume goes on behind the last event of a journal"),
+        ({}, {"resume": True, "resume_ids": "strip"}, "clients resume by the ids"),
         ({"on_unknown": "retry", "idempotency": "off"}, {}, "needs idempotency"),
         ({"session_required": True}, {}, "session_required needs session"),
         ({"idempotency": "off", "journal": False}, {}, "no request is a turn"),

@@ -213,6 +213,7 @@ async def test_a_server_in_full() -> None:
             "in_flight": 1,
             "queued": 2,
             "fails": 0,
+            "checked": True,
             "last_check": "200 in 3 ms",
             "ejections": 0,
             "counters": {
@@ -249,6 +250,7 @@ async def test_passive_failures_make_it_unavailable_for_a_time(now: float, avail
     async with admin_listener(operator) as client:
         described = (await client.get("/api/v1/servers"))[1]
     assert (described["state"], described["fails"]) == ("failing", 1)
+    assert described["checked"] is False
     assert described["because"] == "1 failure: connection refused"
     assert described["available"] is available
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from hermes_lb.backends import Histogram, Pool
-from hermes_lb.backends.counters import LATENCY_BOUNDS
+from hermes_lb.backends import Pool
 from hermes_lb.backends.server import STATES
 from hermes_lb.config import Backend
-from hermes_lb.control.history import FIELDS, SPANS, History, percentiles, reason
+from hermes_lb.control.history import FIELDS, SHOWN_STATES, SPANS, History, reason
 from tests.support.operator import agents
 
 WALL = 1_000_000.0  # Unix time at 0 on the clock
@@ -104,26 +101,26 @@ def test_percentiles_are_of_the_last_interval_only(pool: Pool, history: History)
         assert 0.01 < (latest[name] or 0.0) <= 0.025
 
 
-@given(st.lists(st.floats(0.0, 299.0), min_size=1, max_size=200))
-@example([1.0, 1.0, 1.0, 0.001953125, 0.001953125, 0.001953125])  # floats round above the bound
-def test_a_percentile_lies_in_the_bucket_of_the_real_one(values: list[float]) -> None:
-    histogram = Histogram(LATENCY_BOUNDS)
-    for value in values:
-        histogram.observe(value)
-    ordered = sorted(values)
-    found = percentiles(LATENCY_BOUNDS, histogram.counts)
-    assert found == sorted(found)
-    for quantile, estimate in zip((0.5, 0.95, 0.99), found, strict=True):
-        rank = max(0, -int(-quantile * len(ordered) // 1) - 1)
-        upper = next(bound for bound in LATENCY_BOUNDS if ordered[rank] <= bound)
-        lower = max((bound for bound in LATENCY_BOUNDS if bound < upper), default=0.0)
-        assert lower <= estimate <= upper
+def test_turns_of_half_a_minute_are_shown_as_such(pool: Pool, history: History) -> None:
+    sample(history, 0.0)
+    serve(pool, 31.0, count=100)
+    sample(history, 1.0)
+    for key in (AGENT1, BACKEND):
+        latest = history.spans["5m"].latest(key)
+        for name in FIELDS[5:]:
+            assert round(latest[name] or 0.0) == 31, name
 
 
-def test_what_is_above_all_bounds_counts_as_the_last_bound() -> None:
-    histogram = Histogram(LATENCY_BOUNDS)
-    histogram.observe(1e6)
-    assert percentiles(LATENCY_BOUNDS, histogram.counts) == [LATENCY_BOUNDS[-1]] * 3
+def test_a_sample_without_ended_requests_costs_no_new_totals(pool: Pool, history: History) -> None:
+    serve(pool, 1.0)
+    sample(history, 0.0)
+    span = history.spans["5m"]
+    before = {key: span._totals[key] for key in (AGENT1, BACKEND)}
+    sample(history, 1.0)
+    assert all(span._totals[key] is totals for key, totals in before.items())
+    serve(pool, 1.0)
+    sample(history, 2.0)
+    assert all(span._totals[key].requests == 2 for key in before)
 
 
 def test_old_samples_are_overwritten_in_order(pool: Pool, history: History) -> None:
@@ -249,6 +246,38 @@ def test_a_drain_goes_on_while_another_state_ranks_above_it(
     history.look(WALL + 9)
     assert agent1.state == above
     assert history.drains[AGENT1] == (WALL, 5)
+
+
+def test_without_a_check_up_is_only_assumed(pool: Pool, history: History) -> None:
+    agent1 = pool.servers[0]
+    sample(history, 0.0)
+    agent1.set_up(True, "200 in 3 ms")
+    sample(history, 1.0)
+    agent1.set_up(False, "connection refused")
+    sample(history, 2.0)
+    states = history.spans["5m"].read(AGENT1, ["state"])["state"]
+    assert [SHOWN_STATES[int(state or 0)] for state in states] == ["unchecked", "up", "down"]
+
+
+def test_why_a_server_without_checks_is_up_again(pool: Pool, history: History) -> None:
+    agent1 = pool.servers[0]
+    history.look(WALL)
+    assert reason(agent1) == "not checked"
+    for _ in range(3):
+        agent1.failed(0.0, "connection refused")
+    history.look(WALL)
+    agent1.recovered()
+    history.look(WALL)
+    agent1.eject(30.0, "5 failures in a row")
+    history.look(WALL)
+    agent1.readmit()
+    history.look(WALL)
+    assert [(change.state, change.because) for change in history.changes] == [
+        ("failing", "3 failures: connection refused"),
+        ("up", "it has answered a request"),
+        ("ejected", "5 failures in a row"),
+        ("up", "its time is over"),
+    ]
 
 
 def test_an_announced_drain_says_so(pool: Pool, history: History) -> None:

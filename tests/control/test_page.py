@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.control import api, guard
 from hermes_lb.control.operator import NotPossible
+from hermes_lb.observe.certificates import CertificateView
 from tests.support.needs import needs_package, needs_program
 from tests.support.operator import TOKEN, FakeOperator, admin_listener, agents
 
@@ -98,7 +100,10 @@ async def test_it_shows_what_there_is(chromium: Any) -> None:
     operator = FakeOperator()
     operator.server("agent1").last_check = "200 in 3 ms"
     operator.server("agent1").in_flight = 7
+    frontend = operator.frontend
+    frontend.connections, frontend.http2_connections, frontend.http2_streams = 12, 3, 40
     async with showing(chromium, operator) as tab:
+        await tab.page.get_by_text("3 of HTTP/2, 40 streams").wait_for()
         for text in ("127.0.0.1:8001", "200 in 3 ms", "7", "/ 9"):
             await tab.shows("agent1", text)
         await tab.shows("agent2", "backup")
@@ -123,6 +128,50 @@ async def test_a_server_says_why_nothing_comes_and_not_what_its_checks_say(chrom
         await tab.shows("agent1", "connection refused")
         await tab.shows("agent2", "failing")
         await tab.shows("agent2", "3 failures: connection refused")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_only_a_good_check_makes_a_server_green(chromium: Any, scheme: str) -> None:
+    operator = FakeOperator()
+    operator.server("agent1").last_check = "200 in 3 ms"
+    async with showing(chromium, operator, scheme=scheme) as tab:
+        await tab.shows("agent1", "200 in 3 ms")
+        await tab.shows("agent2", "not checked")
+        colours = {}
+        for server in ("agent1", "agent2"):
+            strip = tab.row(server).locator(".strip rect").last
+            await strip.wait_for(state="attached")
+            state = (
+                await tab.row(server).locator(".state").evaluate("e => getComputedStyle(e).color")
+            )
+            assert await strip.evaluate("e => getComputedStyle(e).fill") == state
+            red, green, blue = map(int, re.findall(r"\d+", state)[:3])
+            colours[server] = green - max(red, blue)
+        assert colours["agent1"] > 30, "green"
+        assert abs(colours["agent2"]) < 30, "grey"
+
+
+async def test_certificates_are_shown_and_those_that_expire_soon_stand_out(chromium: Any) -> None:
+    operator = FakeOperator()
+    async with showing(chromium, operator) as tab:
+        await tab.shows("agent1", "up")
+        region = tab.page.get_by_role("region", name="Certificates")
+        assert not await region.is_visible(), "there are none"
+        now = time.time()
+        operator.certificates = [
+            CertificateView("public", "/etc/b.pem", ("b.test",), now + 90 * 86_400),
+            CertificateView("public", "/etc/a.pem", ("a.test",), now + 86_400),
+            CertificateView("public", "/etc/c.pem", (), now - 1),
+        ]
+        await region.get_by_text("b.test").wait_for()
+        rows = region.get_by_role("listitem")
+        shown = await rows.locator("b").all_text_contents()
+        assert shown == ["/etc/c.pem", "a.test", "b.test"]
+        styles = [
+            await row.locator("span").first.get_attribute("class") for row in await rows.all()
+        ]
+        assert styles == ["alarm", "alarm", "quiet"]
+        await rows.first.get_by_text("has expired").wait_for()
 
 
 async def test_the_drain_button_asks_and_then_drains(chromium: Any) -> None:

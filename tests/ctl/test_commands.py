@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from hermes_lb.control import guard
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.ctl.client import _TAKES, AdminClient
 from hermes_lb.ctl.errors import CtlError
+from hermes_lb.observe.certificates import CertificateView
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import eventually
@@ -84,25 +86,41 @@ async def test_servers_in_a_table(client: Client) -> None:
 
 
 async def test_status_in_tables(client: Client) -> None:
-    client.operator.frontend.connections = 12
+    frontend = client.operator.frontend
+    frontend.connections, frontend.http2_connections, frontend.http2_streams = 12, 3, 40
+    frontend.requests, frontend.http2_requests = 900, 800
     client.operator.server("agent1").counters.resume_outcomes[:] = [1, 2, 3, 4, 5, 6, 7]
     shown = lines(await ctl("status", url=client.url))
     assert shown[0].startswith("hermes_lb ")
     assert "agents 2 2 0 0 6 15" in shown
-    assert "public 12 0 0" in shown
+    assert "public 12 3 40 900 800 0" in shown
     assert any(line.startswith("0 4711 ") for line in shown)
+
+
+async def test_certificates_in_a_table_the_next_to_expire_first(client: Client) -> None:
+    assert len(lines(await ctl("certificates", url=client.url))) == 1
+    now = time.time()
+    client.operator.certificates = [
+        CertificateView("public", "/etc/b.pem", ("b.test", "*.b.test"), now + 90 * 86_400 + 60),
+        CertificateView("public", "/etc/a\x1b.pem", (), now - 60),
+    ]
+    _, expired, later = lines(await ctl("certificates", url=client.url))
+    assert expired.startswith("public - ")
+    assert expired.endswith("UTC EXPIRED /etc/a?.pem")
+    assert later.startswith("public b.test, *.b.test ")
+    assert later.endswith("90d00h /etc/b.pem")
 
 
 async def test_sessions_in_a_table_and_what_strangers_sent_is_harmless(client: Client) -> None:
     client.operator.running = [
         session(target="/chat\x1b[2J", seconds=3700.0, pinned_by="cookie"),
-        session(server=None, phase="Q", kind="request"),
+        session(server=None, phase="Q", kind="request", version="2.0", stream=17),
     ]
     result = await ctl("sessions", url=client.url)
     assert "\x1b" not in result.stdout
     assert lines(result)[1:] == [
-        "192.0.2.7:40312 agents/agent1 stream D 1h01m 100 2,000 cookie POST /chat?[2J",
-        "192.0.2.7:40312 agents/- request Q 12s 100 2,000 - POST /chat",
+        "192.0.2.7:40312 1.1 agents/agent1 stream D 1h01m 100 2,000 cookie POST /chat?[2J",
+        "192.0.2.7:40312 2.0/17 agents/- request Q 12s 100 2,000 - POST /chat",
     ]
     assert lines(await ctl("sessions", "--limit", "1", url=client.url))[-1].startswith("and 1 more")
     assert len(lines(await ctl("sessions", "--server", "agent1", url=client.url))) == 2
@@ -111,7 +129,7 @@ async def test_sessions_in_a_table_and_what_strangers_sent_is_harmless(client: C
 async def test_what_runs_without_its_client_is_in_the_table(client: Client) -> None:
     client.operator.running = [session(client=None, kind="detached")]
     shown = lines(await ctl("sessions", url=client.url))
-    assert shown[1] == "- agents/agent1 detached D 12s 100 2,000 - POST /chat"
+    assert shown[1] == "- 1.1 agents/agent1 detached D 12s 100 2,000 - POST /chat"
 
 
 async def test_what_runs_on_a_server_is_cut(client: Client) -> None:

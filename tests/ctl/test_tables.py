@@ -122,3 +122,14 @@ def test_top_says_how_much_does_not_fit(operator: FakeOperator) -> None:
     narrow = shown(20, top.Cut(many))
     assert len(narrow) == 10
     assert max(map(len, narrow)) <= 20
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_state_is_green_only_if_a_check_has_said_so(
+    operator: FakeOperator, checked: bool
+) -> None:
+    agent2 = operator.server("agent2")
+    agent2.last_check = "200 in 3 ms" if checked else ""
+    _, described = views.describe_servers(operator.observed, operator.now())
+    state = tables.state(described)
+    assert (state.plain, state.style) == ("up", "green" if checked else "bright_black")

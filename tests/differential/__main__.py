@@ -48,14 +48,11 @@ def main(arguments: list[str]) -> int:
     progress = _Progress()
 
     def announce(found: Found) -> None:
-        case = found.as_case()
-        print(
-            f"\n{found.problem}\nseed {found.seed}, {found.case}\n{corpus.write(case)}", flush=True
-        )
+        name, text = found.as_file()
+        print(f"\n{found.problem}\nseed {found.seed}, {found.case}\n{text}", flush=True)
         if options.save:
-            path = corpus.FOLDER / f"{case.name}.http"
-            path.write_text(corpus.write(case), "ascii")
-            print(f"written to {path.name}", flush=True)
+            (corpus.FOLDER / name).write_text(text, "ascii")
+            print(f"written to {name}", flush=True)
 
     tally = Fuzz(options.seed, progress, announce).run(options.minutes * 60)
     progress.show(tally)

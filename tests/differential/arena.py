@@ -21,6 +21,7 @@ import uvloop
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.http1.client import ClientConnection
 from hermes_lb.proxy.http1.upstream import UpstreamConnection
+from hermes_lb.proxy.http2.connection import Http2Connection
 from tests.differential.peers import MARKER_REQUEST, Answering, Answers, Peer, Scripted
 from tests.differential.response_referees import FIN, OPEN
 from tests.support.stage import Stage
@@ -89,10 +90,15 @@ class Meter:
     def attached(self) -> Iterator[None]:
         """As long as this lasts, all balancers of the process are metered."""
         from_client, from_server = ClientConnection.data_received, UpstreamConnection.data_received
+        by_http2 = Http2Connection.data_received
 
         def of_client(connection: ClientConnection, data: bytes) -> None:
             self.of_clients += len(data)
             from_client(connection, data)
+
+        def of_http2_client(connection: Http2Connection, data: bytes) -> None:
+            self.of_clients += len(data)
+            by_http2(connection, data)
 
         def of_server(connection: UpstreamConnection, data: bytes) -> None:
             self.of_servers += len(data)
@@ -100,6 +106,7 @@ class Meter:
 
         with (
             patch.object(ClientConnection, "data_received", of_client),
+            patch.object(Http2Connection, "data_received", of_http2_client),
             patch.object(UpstreamConnection, "data_received", of_server),
         ):
             yield
@@ -148,7 +155,9 @@ class Arena:
         self._running.callback(origin.close)
         port = listener.getsockname()[1]
         # A server that answers badly is not taken out: the next case wants it again.
-        lb = await self._stage.balancer(port, server={"max_fails": 0}, frontend={"trace": True})
+        lb = await self._stage.balancer(
+            port, server={"max_fails": 0}, frontend={"trace": True, "http2": True}
+        )
         self._port = int(lb.url.rpartition(":")[2])
         self._context = lb._context
 
@@ -160,12 +169,22 @@ class Arena:
     # The two kinds of cases.
 
     def requests(
-        self, pieces: Sequence[bytes], *, early: int = 0, refuses: int = 0
+        self,
+        pieces: Sequence[bytes],
+        *,
+        early: int = 0,
+        refuses: int = 0,
+        behind: bytes = b"",
     ) -> RequestOutcome:
-        """A client sends these; an origin answers what it gets: see `Answers`."""
-        return self._run(self._requests(pieces, Answers(early, refuses)))
+        """A client sends these; an origin answers what it gets: see `Answers`.
 
-    async def _requests(self, pieces: Sequence[bytes], answers: Answers) -> RequestOutcome:
+        `behind`: what the client sends when the balancer has done with them, if it is not closed.
+        """
+        return self._run(self._requests(pieces, Answers(early, refuses), behind))
+
+    async def _requests(
+        self, pieces: Sequence[bytes], answers: Answers, behind: bytes
+    ) -> RequestOutcome:
         order: list[Answering] = []
         self._accept = lambda: Answering(answers, order.append)
         outcome = RequestOutcome(b"".join(pieces), answers.early, answers.refuses)
@@ -179,6 +198,9 @@ class Arena:
                 peer.pay()
             await self._settle(self._awaits_client, "the balancer has all of it, and goes on")
             outcome.is_closed = client.ending != OPEN
+            if behind and not outcome.is_closed:
+                await self._send(client, [behind], self._of_clients)
+                await self._settle(self._awaits_client, "what comes behind is not answered")
         outcome.answers = bytes(client.received)
         outcome.streams = [bytes(peer.received) for peer in self._connections]
         outcome.order = [self._connections.index(peer) for peer in order]

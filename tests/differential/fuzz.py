@@ -11,17 +11,20 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Flaky
 
+from tests.differential import corpus, stream_corpus
 from tests.differential.arena import Arena
 from tests.differential.corpus import Case
 from tests.differential.play import play
 from tests.differential.request_grammar import RequestCase, request_cases
 from tests.differential.response_grammar import response_cases
+from tests.differential.stream_corpus import StreamFile
+from tests.differential.stream_grammar import StreamCase, stream_cases
 from tests.differential.verdict import Disagreement
 
 if TYPE_CHECKING:
@@ -31,10 +34,13 @@ if TYPE_CHECKING:
 
     from tests.differential.response_grammar import ResponseCase
 
+    AnyCase = RequestCase | ResponseCase | StreamCase
+
 EXAMPLES = 1000  # a round: some seconds
-_SIDES: dict[str, st.SearchStrategy[RequestCase | ResponseCase]] = {
+_SIDES: dict[str, st.SearchStrategy[Any]] = {
     "requests": request_cases(),
     "responses": response_cases(),
+    "streams": stream_cases(),
 }
 
 
@@ -44,19 +50,24 @@ class Found:
 
     kind: str
     problem: str
-    case: RequestCase | ResponseCase
+    case: AnyCase
     side: str
     seed: int
     count: int = 1
 
-    def as_case(self) -> Case:
-        """For a file of the corpus."""
-        wire = b"".join(self.case.pieces)
-        what = f"{self.kind} (seed {self.seed}, in {len(self.case.pieces)} pieces)"
+    def as_file(self) -> tuple[str, str]:
+        """A file of the corpus: its name and its text."""
+        case, wire = self.case, b"".join(self.case.pieces)
+        what = f"{self.kind} (seed {self.seed}, in {len(case.pieces)} pieces)"
         name = f"found-{self.side}-{hashlib.sha256(wire).hexdigest()[:8]}"
-        if isinstance(self.case, RequestCase):
-            return Case(name, what, wire, early=self.case.early, refuses=self.case.refuses)
-        return Case(name, what, wire, request=self.case.request, ending=self.case.ending)
+        if isinstance(case, StreamCase):
+            found = StreamFile(name, what, case.fields, case.body, case.trailers)
+            return f"{name}.h2", stream_corpus.write(found)
+        if isinstance(case, RequestCase):
+            plain = Case(name, what, wire, early=case.early, refuses=case.refuses)
+        else:
+            plain = Case(name, what, wire, request=case.request, ending=case.ending)
+        return f"{name}.http", corpus.write(plain)
 
 
 @dataclass
@@ -74,7 +85,7 @@ class _TimeIsOver(BaseException):
 
 
 class Fuzz:
-    """Rounds on both sides in turn."""
+    """Rounds of all sides in turn."""
 
     def __init__(
         self, seed: int, report: Callable[[Tally], None], announce: Callable[[Found], None]
@@ -111,7 +122,7 @@ class Fuzz:
             report_multiple_bugs=False,
         )
         @given(_SIDES[side])
-        def examples(case: RequestCase | ResponseCase) -> None:
+        def examples(case: AnyCase) -> None:
             nonlocal first
             if first is None and self._is_over():
                 raise _TimeIsOver

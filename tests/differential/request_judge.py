@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.differential.readings import Request
 
 # What the balancer says in its own words, or counts down.
-_OWN = {
+OWN = {
     b"host", b"via", b"x-request-id", b"x-real-ip", b"forwarded", b"expect", b"max-forwards",
     b"traceparent", b"tracestate",
 }  # fmt: skip
@@ -47,8 +47,8 @@ def judge_requests(outcome: RequestOutcome) -> Verdict:
     meanings = {name: _for_origin(read(outcome.sent)) for name, read in CAREFUL.items()}
     plain = without_extensions(outcome.sent)
     plain_meanings = {name: _for_origin(read(plain)) for name, read in CAREFUL.items()}
-    forwarded = _forwarded(outcome)
-    _check_witness(outcome, forwarded)
+    forwarded = forwarded_requests(outcome)
+    check_witness(outcome, forwarded)
     for number, got in enumerate(forwarded):
         if got is not None:
             is_known = any(number < len(reading.messages) for reading in meanings.values())
@@ -72,7 +72,7 @@ def judge_requests(outcome: RequestOutcome) -> Verdict:
     )
 
 
-def _check_witness(outcome: RequestOutcome, forwarded: list[Request | None]) -> None:
+def check_witness(outcome: RequestOutcome, forwarded: list[Request | None]) -> None:
     """The last request is that of the other client, and so is its answer."""
     last = forwarded.pop() if forwarded else None
     if last is None or last.target != b"/marker":
@@ -93,7 +93,7 @@ def _for_origin(reading: Requests) -> Requests:
     return Requests([m for m in reading.messages if not _is_ours(m)], reading.problem)
 
 
-def _forwarded(outcome: RequestOutcome) -> list[Request | None]:
+def forwarded_requests(outcome: RequestOutcome) -> list[Request | None]:
     """The requests that the origin got, in the order of their heads; None for one that is cut."""
     by_stream: list[list[Request | None]] = []
     for stream in outcome.streams:
@@ -168,7 +168,7 @@ def _may_go(got: Request, meant: Request) -> set[bytes]:
     names = {name for name, _ in (*got.fields, *meant.fields)}
     of_proxies = {name for name in names if name.startswith((b"x-forwarded-", b"sec-websocket-"))}
     secret = {b"authorization", b"cookie"} if meant.method == b"TRACE" else set()
-    return _OWN | meant.options | of_proxies | secret
+    return OWN | meant.options | of_proxies | secret
 
 
 def _answers(outcome: RequestOutcome) -> tuple[list[str], str]:

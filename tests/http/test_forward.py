@@ -104,13 +104,20 @@ REQUESTS = [
     *(
         row(f"row22-{field.decode()}", request(field), _sent())
         for field in (
-            b"Keep-Alive: timeout=5", b"TE: gzip", b"te: trailers", b"Trailer: X",
+            b"Keep-Alive: timeout=5", b"TE: gzip", b"TE: trailers;q=0.5", b"Trailer: X",
             b"Connection: close",
             b"Connection: TE, keep-alive", b"Proxy-Connection: close",
             b"Proxy-Authorization: Basic x",
             b"PROXY-AUTHORIZATION: x", b"Proxy_Authorization: x", b"Upgrade: websocket",
         )
     ),
+    *(
+        row(f"row22-{field.decode()}", request(field), _sent(b"TE: trailers", b"Connection: TE"))
+        for field in (b"te: trailers", b"TE: gzip;q=0.5 ,\tTrailers")
+    ),
+    row("row22-te-of-http10", request(b"TE: trailers", line=b"GET / HTTP/1.0"), _sent()),
+    row("row22-te-and-upgrade", request(*_SOCKET, *HANDSHAKE, b"TE: trailers"),
+        _sent(*HANDSHAKE, *_SOCKET)),
     *(
         row(f"row22-{field.decode()}", request(field), _sent())
         for field in (b"Proxy-Authenticate: x", b"Proxy-Own: x", b"Proxy: http://evil")
@@ -208,7 +215,7 @@ _OURS = {
     b"host", b"content-length", b"transfer-encoding", b"x-forwarded-for", b"x-real-ip",
     b"connection",
     b"x-forwarded-proto", b"x-forwarded-host", b"via", b"x-request-id", b"upgrade", b"cookie",
-    b"expect",
+    b"expect", b"te",
 }  # fmt: skip
 
 
@@ -224,7 +231,10 @@ def _check_request(message: Message, fields: list[tuple[bytes, bytes]]) -> None:
     assert ours[b"cookie"] == message.cookies
     is_relayed = message.expects_continue and message.version == 1
     assert ours[b"expect"] == ([b"100-continue"] if is_relayed else [])
-    assert ours[b"connection"] == ours[b"upgrade"] == []
+    takes_trailers = message.version == 1 and any(one.name == b"TE" for one in message.fields)
+    assert ours[b"te"] == ([b"trailers"] if takes_trailers else [])
+    assert ours[b"connection"] == ([b"TE"] if takes_trailers else [])
+    assert ours[b"upgrade"] == []
     assert ours[b"x-forwarded-for"] == ours[b"x-real-ip"] == [b"192.0.2.1"]
     assert ours[b"x-forwarded-proto"] == [b"http"]
     assert ours[b"x-forwarded-host"] == [host]

@@ -239,3 +239,46 @@ async def test_more_streams_than_allowed(stage: Stage) -> None:
     await client.flush()
     await client.read_until(lambda: len(client.resets) >= 50 or bool(client.goaways))
     assert sum(in_flight(lb)) <= 100
+
+
+async def test_streams_count_as_connections_of_their_client(stage: Stage) -> None:
+    """100 of them in each connection would evade `connections_per_client`."""
+    lb, client, origin = await by_hand(stage, limits={"connections_per_client": 4})
+    assert lb._context is not None
+    counter = lb._context.client_limits.connections
+    held = [await client.open("/held") for _ in range(3)]
+    servers = [(await origin.accept_request())[0] for _ in held]
+    assert (await client.ask("/refused")).status == 429
+    await servers[0].respond(b"1")
+    assert (await client.answer(held[0])).body == b"1"
+    number = await client.open("/next")
+    await servers[0].read_request()
+    await client.reset(held[1])
+    await eventually(lambda: counter._open == {"127.0.0.1": 3}, "it is closed")
+    await servers[0].respond(b"2")
+    assert (await client.answer(number)).body == b"2"
+    client.client.abort()
+    await eventually(lambda: counter._open == {}, "all have ended")
+
+
+async def test_a_response_that_is_not_read_counts(stage: Stage) -> None:
+    limits = {"connections_per_client": 2}
+    lb = await stage.balancer(await stage.serving(), limits=limits, frontend={"http2": True})
+    client = Http2Client(await stage.client(lb))
+    client.http2.update_settings({4: 0})  # INITIAL_WINDOW_SIZE
+    unread = await client.open("/")
+    await client.head(unread)
+    number = await client.open("/")
+    assert (await client.head(number))[0] == (":status", "429")
+    await client.reset(unread)
+    number = await client.open("/")
+    assert (await client.head(number))[0] == (":status", "200")
+
+
+async def test_a_client_that_announces_its_end_gets_its_responses(stage: Stage) -> None:
+    _, client, origin = await by_hand(stage)
+    number = await client.open("/")
+    server, _ = await origin.accept_request()
+    await client.client.send(bytes((0, 0, 8, 7, 0, 0, 0, 0, 0)) + bytes(8))  # GOAWAY
+    await server.respond(b"fine")
+    assert (await client.answer(number)).body == b"fine"

@@ -126,6 +126,58 @@ async def test_a_websocket(stage: Stage) -> None:
     await eventually(lambda: in_flight(lb) == [0])
 
 
+async def test_a_client_goes_on_when_the_server_has_ended_its_half(stage: Stage) -> None:
+    lb, client, origin = await by_hand(stage)
+    client = Http2Client(client.client, checks=False)
+    number = await websocket(client)
+    at_origin, request = await origin.accept_request()
+    key = request.head.get("Sec-WebSocket-Key")
+    assert key is not None
+    await at_origin.send(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n\r\nbye" % accept_key(key.encode())
+    )
+    at_origin.half_close()
+    assert (await client.answer(number)).body == b"bye"
+    await client.send_body(number, b"still here", ends=True)
+    assert await at_origin.read_to_end() == b"still here"
+    await eventually(lambda: in_flight(lb) == [0])
+
+
+async def test_what_comes_before_the_101_is_for_the_tunnel(stage: Stage) -> None:
+    lb, client, origin = await by_hand(stage)
+    client = Http2Client(client.client, checks=False)
+    number = await websocket(client)
+    await client.send_body(number, b"ear")
+    at_origin, request = await origin.accept_request()
+    await client.send_body(number, b"ly", ends=True)
+    key = request.head.get("Sec-WebSocket-Key")
+    assert key is not None
+    await at_origin.send(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_key(key.encode())
+    )
+    assert await at_origin.read_to_end() == b"early"
+    at_origin.close()
+    assert (await client.answer(number)).body == b""
+    await eventually(lambda: in_flight(lb) == [0])
+
+
+async def test_what_comes_before_a_refusal_costs_no_window(stage: Stage) -> None:
+    """Of the connection, which is as large as a hundred streams may fill."""
+    _, client, origin = await by_hand(stage)
+    client = Http2Client(client.client, checks=False)
+    for _ in range(110):
+        number = await websocket(client)
+        at_origin, _ = await origin.accept_request()
+        for _ in range(4):
+            await client.send_body(number, b"x" * 16_000)
+        await client.read_until(lambda: client.http2.outbound_flow_control_window > 64_000)
+        await at_origin.respond(b"no", status=403)
+        assert (await client.answer(number)).status == 403
+        at_origin.close()
+
+
 async def test_a_server_that_does_not_accept_the_websocket(stage: Stage) -> None:
     lb, client, origin = await by_hand(stage)
     client = Http2Client(client.client, checks=False)

@@ -84,6 +84,35 @@ async def test_a_body_reaches_the_server(stage: Stage, size: int, has_length: bo
     assert (b"Transfer-Encoding: chunked" in head) is (not has_length)
 
 
+@pytest.mark.parametrize("size", [0, 5])
+@pytest.mark.parametrize("trailers", [True, False])
+async def test_a_body_is_whole_before_its_stream_ends(
+    stage: Stage, size: int, trailers: bool
+) -> None:
+    """By its length; trailers, or an empty DATA with END_STREAM, come in a later read."""
+    lb, client, origin = await by_hand(stage)
+    fields = [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "a")]
+    number = client.http2.get_next_available_stream_id()
+    client.http2.send_headers(number, [*fields, ("content-length", str(size))])
+    if size:
+        client.http2.send_data(number, b"x" * size)
+    await client.flush()
+    at_origin, request = await origin.accept_request()
+    assert request.body == b"x" * size
+    if trailers:
+        client.http2.send_headers(number, [("x-t", "v")], end_stream=True)
+    else:
+        client.http2.end_stream(number)
+    await client.flush()
+    other = await client.open("/next")
+    other_at_origin, _ = await origin.accept_request()
+    await other_at_origin.respond(b"fine")
+    assert (await client.answer(other)).body == b"fine"
+    await at_origin.respond(b"got it")
+    assert (await client.answer(number)).body == b"got it"
+    assert [line.termination[:2] for line in await stage.logged(lb, 2)] == ["--", "--"]
+
+
 async def test_a_long_upload_waits_for_the_server_and_not_in_memory(stage: Stage) -> None:
     origin = await stage.origin(receive_buffer=4096)
     lb = await stage.balancer(origin, **HTTP2)
@@ -191,6 +220,32 @@ async def test_an_early_answer_ends_the_upload(stage: Stage) -> None:
     next_at_origin, _ = await origin.accept_request()
     await next_at_origin.respond(b"fine")
     assert (await client.answer(other)).body == b"fine"
+
+
+async def test_an_upload_stops_with_the_head_of_an_early_refusal(stage: Stage) -> None:
+    """... and what comes then is discarded, a window at most."""
+    _, client, origin = await by_hand(stage)
+    number = await client.open("/", ("content-length", "500000"), method="POST", ends=False)
+    at_origin = await origin.accept()
+    await at_origin.read_head()
+    await at_origin.send(b"HTTP/1.1 507 No\r\nContent-Length: 7\r\n\r\nno ")
+    assert await client.body(number, 3) == b"no "
+    passed = len(at_origin.received)
+    while room := min(client.http2.local_flow_control_window(number), 16_384):
+        await client.send_body(number, b"x" * room)
+    await at_origin.send(b"room")
+    assert (await client.answer(number)).body == b"no room"
+    await at_origin.read_until_cut()
+    assert len(at_origin.received) == passed
+
+
+async def test_a_head_within_the_limits_of_http1_passes(stage: Stage) -> None:
+    """The codec's own bound counts 32 bytes for each field, and the crumbs of a cookie."""
+    client = await with_client(stage, limits={"head_size": 2048, "header_count": 10})
+    fields = [(f"x-{n}", "y" * 100) for n in range(7)]
+    crumbs = [("cookie", "a=b")] * 8
+    assert (await client.ask("/" + "p" * 900, *fields, *crumbs)).status == 200
+    assert (await client.ask("/", *[(f"x-{n}", "y") for n in range(10)])).status == 431
 
 
 async def test_a_stream_that_is_reset_frees_its_server(stage: Stage) -> None:

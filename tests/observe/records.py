@@ -9,7 +9,7 @@ from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.observe.record import AT_ONCE, FIRST_ATTEMPT, LogRecord
 
 
-def a_head(method: bytes = b"GET", target: bytes = b"/ok", **fields: bytes) -> RequestHead:
+def a_head(method: bytes = b"GET", target: bytes = b"/ok", **fields: bytes | int) -> RequestHead:
     head = RequestHead(method, target, 1)
     for name, value in fields.items():
         setattr(head, name, value)

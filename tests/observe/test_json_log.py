@@ -19,8 +19,8 @@ FIELDS = (
     "time", "client", "client_port", "frontend", "backend", "server",
     "head_ms", "queue_ms", "connect_ms", "response_ms", "total_ms", "status",
     "bytes_received", "bytes_sent", "termination", "retries", "redispatched", "queued_behind",
-    "method", "target", "version", "host", "referer", "user_agent", "request_id", "trace_id",
-    "tls", "reason",
+    "method", "target", "version", "stream", "host", "referer", "user_agent", "request_id",
+    "trace_id", "tls", "reason",
 )  # fmt: skip
 
 
@@ -51,13 +51,13 @@ def test_every_value_is_in_its_place() -> None:
         a_record(
             began=1_764_079_795.0075, to_server=ToServer(0.0015, 0.0025, 0.0035), response=0.0045,
             total=0.0055, bytes_received=6, bytes_sent=7, attempts=Attempts(8, True, 9, True),
-            request=a_head(host=b"h", request_id=b"r", trace_id=b"t"),
+            request=a_head(host=b"h", request_id=b"r", trace_id=b"t", version=2, stream=7),
             captured=Captured(b"from", b"agent"), tls="TLSv1.3", reason="why",
         )
     )  # fmt: skip
     assert tuple(json.loads(written).values()) == (
         "2025-11-25T14:09:55.007Z", "127.0.0.1", 38554, "fe", "be", "s1", 1, 2, 3, 4, 5, 200, 6, 7,
-        "--NI", 8, True, 9, "GET", "/ok", "HTTP/1.1", "h", "from", "agent", "r", "t", "TLSv1.3",
+        "--NI", 8, True, 9, "GET", "/ok", "HTTP/2.0", 7, "h", "from", "agent", "r", "t", "TLSv1.3",
         "why",
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermes_lb.backends import FrontendCounters, Lease, Pool, Server
+from hermes_lb.backends.counters import LATENCY_BOUNDS
 from hermes_lb.backends.server import STATES
 from hermes_lb.config import Backend
 from hermes_lb.observe.loop_lag import LoopLag
@@ -98,6 +99,7 @@ def test_requests_without_a_server_are_counted_too(observed: Observed) -> None:
     ("name", "field"),
     [
         ("request_duration_seconds", "latency"),
+        ("request_duration_seconds", "at_once"),
         ("time_to_first_byte_seconds", "time_to_first_byte"),
         ("stream_duration_seconds", "stream_length"),
         ("connect_duration_seconds", "dial"),
@@ -105,11 +107,16 @@ def test_requests_without_a_server_are_counted_too(observed: Observed) -> None:
 )
 def test_histograms_are_cumulative(observed: Observed, name: str, field: str) -> None:
     histogram = getattr(observed.pools["agents"].servers[0].counters, field)
-    seconds = [0.0001, 0.5, 0.5, 5.0, 299.0, 1e6]
+    seconds = [0.0001, 0.5, 0.5, 31.0, 3601.0, 1e6]
     for value in seconds:
         histogram.observe(value)
     scrape = Scrape(observed)
-    bounds = [*histogram.bounds, math.inf]
+    of_requests = name in ("request_duration_seconds", "time_to_first_byte_seconds")
+    bounds = [*(LATENCY_BOUNDS if of_requests else histogram.bounds), math.inf]
+    assert bounds[-2] == 7200, "2 h"
+    shown = f"hermes_lb_{name}_bucket"
+    of_server = {("backend", "agents"), ("server", "agent1")}
+    assert sum(n == shown and of_server < labels for n, labels in scrape.samples) == len(bounds)
     texts = ["+Inf" if math.isinf(bound) else str(bound) for bound in bounds]
     for bound, text in zip(bounds, texts, strict=True):
         expected = sum(value <= bound for value in seconds)
@@ -161,8 +168,24 @@ def test_the_state_of_a_server_and_its_ejections(observed: Observed) -> None:
     agent2 = {"backend": "agents", "server": "agent2"}
     assert [s for s in STATES if scrape("server_state", state=s, **AGENT1)] == ["ejected"]
     assert [s for s in STATES if scrape("server_state", state=s, **agent2)] == ["degraded"]
-    assert [scrape("server_up", **AGENT1), scrape("server_up", **agent2)] == [1, 1]
+    assert [scrape("server_up", **AGENT1), scrape("server_up", **agent2)] == [0, 1]
     assert [scrape("ejections_total", **AGENT1), scrape("ejections_total", **agent2)] == [1, 0]
+
+
+def test_a_server_whose_requests_fail_is_not_up(observed: Observed) -> None:
+    first, second = observed.pools["agents"].servers
+    for _ in range(3):
+        first.failed(0.0, "connection refused")
+    second.set_admin("drain")
+    only = observed.pools["web"].servers[0]
+    for _ in range(3):
+        only.failed(0.0, "connection refused")
+    scrape = Scrape(observed)
+    failing = {"backend": "web", "server": "web1"}
+    assert scrape("server_up", **AGENT1) == scrape("server_up", **failing) == 0
+    assert scrape("server_up", backend="agents", server="agent2") == 1
+    assert scrape("server_state", state="failing", **AGENT1) == 1
+    assert scrape("server_state", state="failing", **failing) == 1
 
 
 def test_frontends(observed: Observed) -> None:

@@ -127,6 +127,24 @@ def test_what_a_stage_adds_is_for_the_stages_after_it(loop: Notes) -> None:
 
 
 @TYPED
+def test_frames_that_a_write_of_frames_asks_for_are_for_the_next_iteration(
+    turn: IoBatch, loop: Notes
+) -> None:
+    class Framing(Notes):
+        def write_frames(self) -> None:
+            self.happened.append("frames")
+            if len(self.happened) == 1:
+                turn.frames_wait(self)  # type: ignore[arg-type]
+
+    connection = Framing()
+    turn.frames_wait(connection)  # type: ignore[arg-type]
+    end(loop)
+    end(loop)
+    assert connection.happened == ["frames", "frames"]
+    assert loop.asked == []
+
+
+@TYPED
 def test_what_comes_too_late_for_its_stage_is_for_the_next_iteration(loop: Notes) -> None:
     peer = Notes("peer")
 

@@ -65,10 +65,10 @@ def run(
 
 @asynccontextmanager
 async def hermes_lb(
-    *words: str, before: str = "", pass_fds: tuple[int, ...] = ()
+    *words: str, before: str = "", pass_fds: tuple[int, ...] = (), python: str = sys.executable
 ) -> AsyncIterator[Running]:
     """Run the command; `before` is shell code that runs first."""
-    command = [sys.executable, "-m", "hermes_lb", *words]
+    command = [python, "-m", "hermes_lb", *words]
     if before:
         command = ["bash", "-c", f'{before} && exec "$@"', "bash", *command]
     started = await asyncio.create_subprocess_exec(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import h2.config
-import h2.connection
 import h2.events
-import h2.settings
 
+from tests.support.http2_frames import ClientFrames
 from tests.support.http_peer import Ended
 
 if TYPE_CHECKING:
@@ -23,6 +21,17 @@ if TYPE_CHECKING:
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: A SETTINGS frame without settings.
 SETTINGS = bytes(3) + b"\x04" + bytes(5)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """RFC 9113 section 4.1."""
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+
+
+def head_frame(stream: int, fields: list[tuple[bytes, bytes]], *, ends: bool) -> bytes:
+    """HEADERS; its fields are literal, each shorter than 127 bytes, so no table is changed."""
+    literal = (b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields)
+    return frame(1, 4 | ends, stream, b"".join(literal))
 
 
 class Answer(NamedTuple):
@@ -49,21 +58,14 @@ class Http2Client:
     def __init__(self, client: Client, *, window: int = 65_535, checks: bool = True) -> None:
         """`checks` False: h2 sends fields that no client may send."""
         self.client = client
-        configured = h2.config.H2Configuration(
-            header_encoding="latin-1",
-            validate_outbound_headers=checks,
-            normalize_outbound_headers=checks,
-        )
-        self.http2 = h2.connection.H2Connection(configured)
-        self.http2.local_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE] = window
-        self.http2.initiate_connection()
-        self.http2.increment_flow_control_window(2**24)
-        self._partial = bytearray()
+        self._frames = ClientFrames(window=window, checks=checks, encoding="latin-1")
+        self.http2 = self._frames.http2
         self.stuck: set[int] = set()
         self.fields: dict[int, list[tuple[str, str]]] = {}
         self.informational: list[list[tuple[str, str]]] = []
         self.bodies: dict[int, bytearray] = {}
         self.ended: set[int] = set()
+        self.trailers: dict[int, list[tuple[str, str]]] = {}
         self.resets: dict[int, int] = {}
         self.goaways: list[h2.events.ConnectionTerminated] = []
 
@@ -93,6 +95,10 @@ class Http2Client:
 
     async def send_body(self, number: int, data: bytes, *, ends: bool = False) -> None:
         self.http2.send_data(number, data, end_stream=ends)
+        await self.flush()
+
+    async def send_trailers(self, number: int, *fields: tuple[str, str]) -> None:
+        self.http2.send_headers(number, fields, end_stream=True)
         await self.flush()
 
     async def reset(self, number: int, code: int = 8) -> None:
@@ -139,23 +145,7 @@ class Http2Client:
             return
 
     def take(self, data: bytes) -> None:
-        for frame in self._frames(data):
-            self._take(frame)
-
-    def _frames(self, data: bytes) -> list[bytes]:
-        """Frame by frame, since h2 drops those behind a GOAWAY."""
-        self._partial += data
-        frames = []
-        while len(self._partial) >= 9:
-            size = 9 + int.from_bytes(self._partial[:3])
-            if len(self._partial) < size:
-                break
-            frames.append(bytes(self._partial[:size]))
-            del self._partial[:size]
-        return frames
-
-    def _take(self, frame: bytes) -> None:
-        for event in self.http2.receive_data(frame):
+        for event in self._frames.receive(data):
             match event:
                 case h2.events.ResponseReceived():
                     self.fields[event.stream_id] = event.headers
@@ -167,11 +157,11 @@ class Http2Client:
                         self.http2.acknowledge_received_data(
                             event.flow_controlled_length, event.stream_id
                         )
+                case h2.events.TrailersReceived():
+                    self.trailers[event.stream_id] = event.headers
                 case h2.events.StreamEnded():
                     self.ended.add(event.stream_id)
                 case h2.events.StreamReset():
                     self.resets[event.stream_id] = event.error_code
                 case h2.events.ConnectionTerminated():
                     self.goaways.append(event)
-                    # h2 drops what follows; open streams go on (RFC 9113 section 6.8).
-                    self.http2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN

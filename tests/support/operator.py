@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
     from hermes_lb.control.operator import Operator
+    from hermes_lb.observe.certificates import CertificateView
 
 TOKEN = "open-sesame-0123456789"
 
@@ -32,7 +33,11 @@ class FakeOperator:
         self.pools = {pool.name: pool for pool in pools or (agents(),)}
         self.frontend = FrontendCounters()
         self.processes = [ProcessView(0, 4711, started_at=1000.0)]
-        self.observed = Observed(self.pools, {"public": self.frontend}, self.processes)
+        self.certificates: list[CertificateView] = []
+        self.observed = Observed(
+            self.pools, {"public": self.frontend}, self.processes,
+            certificates=lambda: self.certificates,
+        )  # fmt: skip
         self.recent = Recent()
         self.is_draining = False
         self.missing_processes: Literal["none", "some", "all"] = "none"
@@ -123,7 +128,8 @@ def session(**given: Any) -> Session:
     row: Any = {
         "process": 0, "client": "192.0.2.7:40312", "frontend": "public", "backend": "agents",
         "server": "agent1", "kind": "stream", "phase": "D", "seconds": 12.5, "method": "POST",
-        "target": "/chat", "bytes_in": 100, "bytes_out": 2000, "pinned_by": None, **given,
+        "target": "/chat", "bytes_in": 100, "bytes_out": 2000, "pinned_by": None, "version": "1.1",
+        "stream": None, **given,
     }  # fmt: skip
     return row
 

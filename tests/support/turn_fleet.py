@@ -12,6 +12,7 @@ from hermes_lb.turns.store.stored_journals import StoredJournals
 from hermes_lb.turns.store.stored_turns import StoredTurns
 from hermes_lb.turns.store.timing import Timing
 from tests.support.turn_store import MemoryStore, MemoryTurnStore
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb.turns.ports import OwnedTurn, Reading, Record, TurnStore
@@ -41,6 +42,10 @@ class TurnFleet:
     async def kill(self, number: int) -> None:
         """As SIGKILL does, with a supervisor that notices it."""
         raise NotImplementedError
+
+    async def acknowledged(self, turn: OwnedTurn) -> None:
+        """The store has all of its events."""
+        await eventually(lambda: not turn.journal.unacknowledged, "its journal is stored")
 
     def go_away(self, is_away: bool) -> None:
         """The store can't be reached."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.turns.ports import Batch, Claim, End, Fenced, Reading, Record, Trimmed
 from hermes_lb.turns.states import DONE, ENDED
-from hermes_lb.turns.store.journals import Journals, Kept, OwnedJournal
+from hermes_lb.turns.store.journals import Adopted, Journals, Kept, OwnedJournal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +28,10 @@ class _Entry:
         self.end: End | None = None
         self.is_trimmed = False
 
+    def kept(self) -> Kept:
+        first = self.batches[0].last - self.batches[0].events + 1 if self.batches else 0
+        return Kept(first, self.last, sum(len(batch.data) for batch in self.batches))
+
 
 class MemoryJournals(Journals):
     def __init__(self, shared: JournalServer) -> None:
@@ -38,8 +42,20 @@ class MemoryJournals(Journals):
         entry.nonce = nonce
         return _Owned(entry, nonce, claim.journal_size)
 
-    async def fence_off(self, turn: str, nonce: str) -> None:
-        self._shared.journals.setdefault(turn, _Entry()).nonce = nonce
+    async def fence_off(self, turn: str, nonce: str, after: str = "") -> tuple[str, bool]:
+        entry = self._shared.journals.setdefault(turn, _Entry())
+        if not after or entry.nonce in ("", after):
+            entry.nonce = nonce
+        return entry.nonce, entry.end is not None and entry.end.is_clean
+
+    async def adopt(self, turn: str, nonce: str, claim: Claim) -> Adopted:
+        entry = self._shared.journals[turn]
+        if entry.nonce != nonce or entry.end is not None:
+            raise Fenced
+        return Adopted(_Owned(entry, nonce, claim.journal_size), entry.last, entry.batches[-32:])
+
+    async def kept(self, turn: str) -> Kept:
+        return self._shared.journals[turn].kept()
 
     def follow(
         self, record: Record, after: int, find: Callable[[], Awaitable[Record | None]]
@@ -79,7 +95,12 @@ class _Owned(OwnedJournal):
         self._entry.batches.clear()
         self._entry.is_trimmed = True
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
         self._refused = refused
 
     def refuse(self) -> None:
@@ -90,8 +111,17 @@ class _Owned(OwnedJournal):
         if entry.nonce != self._nonce:
             raise Fenced
         entry.end = end
-        first = entry.batches[0].last - entry.batches[0].events + 1 if entry.batches else 0
-        return Kept(first, entry.last, sum(len(batch.data) for batch in entry.batches))
+        return entry.kept()
+
+    async def settle(self) -> None:
+        if self._entry.nonce != self._nonce:
+            raise Fenced
+
+    async def notify(self) -> None:
+        pass
+
+    async def is_followed(self) -> bool:
+        return False
 
 
 class _Reading(Reading):
@@ -129,6 +159,9 @@ class _Reading(Reading):
             if record.head or record.state in ENDED:
                 return record
             await asyncio.sleep(0.005)
+
+    async def stay(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

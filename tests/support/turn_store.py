@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.turns.ports import (
     BUSY,
+    HIGH_WATER,
     JOINED,
     MISMATCH,
     OVER_QUOTA,
@@ -31,6 +32,7 @@ from hermes_lb.turns.ports import (
     Reading,
     Record,
     StoreAway,
+    Takeover,
     Trimmed,
     TurnStore,
 )
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _RELEASED_KEPT = 60.0
+#: Seconds of the lease of a follower.
+FOLLOWED = 1.5
 
 
 class MemoryStore:
@@ -148,7 +152,10 @@ class _Session:
 class MemoryTurn:
     def __init__(self, owner: MemoryTurnStore, claim: Claim) -> None:
         self.id = turn_id(claim)
-        self.owner = owner
+        self.shared = owner.shared
+        self.owner: MemoryTurnStore | None = owner  # None: it may be taken over
+        self.orphaned_at = 0.0
+        self.followed_until = 0.0
         self.claim = claim
         self.state = WAITING
         self.fence = time.time_ns() // 1000
@@ -158,6 +165,8 @@ class MemoryTurn:
         self.reason = ""
         self.server = ""
         self.resume_path = ""
+        self.origin = ""
+        self.retry = ""
         self.attempt = 1
         self.repeats = ""
         self.not_before = 0.0
@@ -171,6 +180,15 @@ class MemoryTurn:
         self.on_cancel: Callable[[], None] | None = None
         self.refused: Callable[[], None] | None = None
 
+    @property
+    def can_be_taken_over(self) -> bool:
+        return self.state == RUNNING and self.is_stream and bool(self.resume_path)
+
+    def orphan(self) -> None:
+        self.owner = None
+        self.orphaned_at = _now()
+        self.shared.wake()
+
     def enter(self, state: int) -> None:
         """Raises Fenced for a transition that states.FOLLOWED_BY does not have."""
         if state == self.state:
@@ -179,7 +197,7 @@ class MemoryTurn:
             raise Fenced(f"{self.state} -> {state}")
         self.state = state
         now, claim = _now(), self.claim
-        store = self.owner.shared
+        store = self.shared
         if state in ENDED:
             self.ended_at = time.time()
             self.expires_at = now + (_RELEASED_KEPT if state == RELEASED else claim.keep)
@@ -212,6 +230,8 @@ class MemoryTurn:
             attempt=self.attempt,
             begun_at=self.begun_at,
             ended_at=self.ended_at,
+            origin=self.origin,
+            retry=self.retry,
         )
 
 
@@ -221,6 +241,7 @@ class MemoryTurnStore(TurnStore):
     def __init__(self, shared: MemoryStore) -> None:
         self.shared = shared
         self._is_dead = False
+        self._on_orphan: Callable[[str, str], None] = lambda principal, turn: None
 
     @property
     def is_reachable(self) -> bool:
@@ -238,10 +259,36 @@ class MemoryTurnStore(TurnStore):
     async def close(self) -> None:
         self._end_all("owner_stopped")
 
+    def look_up(self, turn: str) -> MemoryTurn | None:
+        found = self.shared.turn(turn)
+        if found is not None and found.owner is None and not _is_over(found):
+            is_abandoned = _now() - found.orphaned_at > found.claim.linger
+            if is_abandoned or found.state != RUNNING:
+                found.reason = "owner_died"
+                found.enter(LOST)
+            else:
+                self._on_orphan(found.claim.principal, turn)
+        return found
+
+    def on_orphan(self, then: Callable[[str, str], None]) -> None:
+        self._on_orphan = then
+
+    async def take_over(self, claim: Claim, turn: str) -> Takeover | None:
+        self.check()
+        found = self.shared.turn(turn)
+        if found is None or found.claim.principal != claim.principal:
+            return None
+        if found.owner is not None or not found.can_be_taken_over:
+            return None
+        found.owner, found.refused, found.on_cancel = self, None, None
+        return Takeover(_Owned(self, found), found.resume_path, found.last, found.batches[-32:])
+
     async def begin(self, claim: Claim) -> Begun:
         self.check()
         store = self.shared
         known = store.by_key(claim.principal, claim.key)
+        if known is not None:
+            self.look_up(known.id)
         not_before, attempt = 0.0, 1
         if known is not None:
             if claim.fingerprint and known.fingerprint not in ("", claim.fingerprint):
@@ -276,10 +323,15 @@ class MemoryTurnStore(TurnStore):
 
     async def find(self, principal: str, turn: str) -> Record | None:
         self.check()
-        found = self.shared.turn(turn)
+        found = self.look_up(turn)
         if found is None or found.claim.principal != principal:
             return None
         return found.record()
+
+    async def find_of_any(self, turn: str) -> Record | None:
+        self.check()
+        found = self.look_up(turn)
+        return None if found is None else found.record()
 
     async def find_by_key(self, principal: str, key: str) -> Record | None:
         self.check()
@@ -302,6 +354,12 @@ class MemoryTurnStore(TurnStore):
     def _end_all(self, reason: str) -> None:
         for turn in list(self.shared.turns.values()):
             if turn.owner is self and not _is_over(turn):
+                refused = turn.refused
+                if turn.can_be_taken_over:
+                    turn.orphan()
+                    if refused is not None:
+                        asyncio.get_running_loop().call_soon(refused)
+                    continue
                 turn.reason = reason
                 turn.enter(RELEASED if turn.state == WAITING else LOST)
                 if turn.refused is not None:
@@ -313,7 +371,7 @@ class _Owned(OwnedTurn):
         self._balancer = balancer
         self._turn = turn
         self.id = turn.id
-        self.journal = _Journal(turn)
+        self.journal = _Journal(balancer, turn)
 
     @property
     def fence(self) -> int:  # type: ignore[override]
@@ -330,6 +388,8 @@ class _Owned(OwnedTurn):
             if later <= 0:
                 if session is None or session.holder is turn:
                     return
+                if session.holder is not None:
+                    self._balancer.look_up(session.holder.id)
                 session.advance()
                 if session.holder is turn:
                     return
@@ -345,10 +405,16 @@ class _Owned(OwnedTurn):
         self._writable().fingerprint = fingerprint
         self._balancer.shared.wake()
 
-    async def headed(self, head: bytes, *, is_stream: bool, resume_path: str = "") -> None:
+    async def headed(
+        self, head: bytes, *, is_stream: bool, resume_path: str = "", origin: str = ""
+    ) -> None:
         turn = self._writable()
         turn.head, turn.is_stream, turn.resume_path = head, is_stream, resume_path
+        turn.origin = origin
         self._balancer.shared.wake()
+
+    async def retried(self, retry: str) -> None:
+        self._writable().retry = retry
 
     async def done(self) -> None:
         self._end(lambda turn: turn.enter(DONE))
@@ -359,6 +425,18 @@ class _Owned(OwnedTurn):
             turn.reason = reason
 
         self._end(lose)
+
+    async def orphan(self) -> None:
+        def orphan(turn: MemoryTurn) -> None:
+            if not turn.can_be_taken_over:
+                raise Fenced
+            turn.orphan()
+
+        self._end(orphan)
+
+    async def is_followed(self) -> bool:
+        self._balancer.check()
+        return self._turn.followed_until > _now()
 
     async def cancelled(self) -> None:
         def cancel(turn: MemoryTurn) -> None:
@@ -383,6 +461,8 @@ class _Owned(OwnedTurn):
         except StoreAway:
             self._balancer.shared.unfinished.append(lambda: operation(self._turn))
             raise
+        if self._turn.owner is not self._balancer:
+            raise Fenced
         operation(self._turn)
 
     def on_cancel(self, then: Callable[[], None]) -> None:
@@ -392,7 +472,7 @@ class _Owned(OwnedTurn):
 
     def _writable(self) -> MemoryTurn:
         self._balancer.check()
-        if _is_over(self._turn):
+        if _is_over(self._turn) or self._turn.owner is not self._balancer:
             raise Fenced
         return self._turn
 
@@ -400,10 +480,14 @@ class _Owned(OwnedTurn):
 class _Journal(Journal):
     """`holds_back` stands for a store that does not acknowledge; `flush` ends it."""
 
-    def __init__(self, turn: MemoryTurn) -> None:
+    def __init__(self, balancer: MemoryTurnStore, turn: MemoryTurn) -> None:
+        self._balancer = balancer
         self._turn = turn
+        self._refused: Callable[[], None] = lambda: None
         self._held: list[tuple[bytes, int]] = []
+        self._behind: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
+        self._is_behind = False
         self.holds_back = False
 
     @property
@@ -418,6 +502,9 @@ class _Journal(Journal):
         self._held.append((data, events))
         if not self.holds_back:
             self.flush()
+        elif self.unacknowledged > HIGH_WATER and not self._is_behind and self._behind is not None:
+            self._is_behind = True
+            self._behind()
 
     def skip(self) -> None:
         turn = self._turn
@@ -426,24 +513,29 @@ class _Journal(Journal):
         turn.is_trimmed = True
 
     def flush(self) -> None:
-        turn, self.holds_back = self._turn, False
+        turn, self.holds_back, self._is_behind = self._turn, False, False
         held, self._held = self._held, []
         for data, events in held:
-            if _is_over(turn):
-                if turn.refused is not None:
-                    turn.refused()
+            if _is_over(turn) or turn.owner is not self._balancer:
+                self._refused()
                 return
             turn.last += events
             turn.batches.append(Batch(turn.last, events, data))
             while sum(len(batch.data) for batch in turn.batches) > turn.claim.journal_size:
                 turn.batches.pop(0)
                 turn.is_trimmed = True
-        turn.owner.shared.wake()
+        turn.shared.wake()
         if held and self._drained is not None:
             self._drained()
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
-        self._turn.refused, self._drained = refused, drained
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
+        self._turn.refused = self._refused = refused
+        self._behind, self._drained = behind, drained
 
 
 class _Reading(Reading):
@@ -476,14 +568,19 @@ class _Reading(Reading):
                 return turn.record()
             await self._balancer.shared.change()
 
+    async def stay(self) -> None:
+        self._found()
+
     def close(self) -> None:
         pass
 
     def _found(self) -> MemoryTurn:
         self._balancer.check()
-        turn = self._balancer.shared.turn(self._id)
+        turn = self._balancer.look_up(self._id)
         if turn is None:
             raise Trimmed
+        if turn.owner is not self._balancer:
+            turn.followed_until = _now() + FOLLOWED
         return turn
 
 

@@ -5,9 +5,27 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent_worker.redis_server import RedisServer
+from hermes_lb.tasks import Tasks
+from tests.support.turn_fleet import MemoryFleet, TurnFleet, ValkeyFleet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+
+@pytest.fixture(params=["memory", "valkey", pytest.param("cluster", marks=pytest.mark.slow)])
+async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[TurnFleet]:
+    running: TurnFleet = MemoryFleet()
+    if request.param != "memory":
+        running = ValkeyFleet(request.getfixturevalue(f"{request.param}_url"))
+    yield running
+    await running.close()
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    group = Tasks()
+    yield group
+    await group.cancel_all()
 
 
 @pytest.fixture(scope="session")

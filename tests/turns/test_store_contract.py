@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.tasks import Tasks
 from hermes_lb.turns.ports import (
     BUSY,
     JOINED,
@@ -21,8 +20,6 @@ from hermes_lb.turns.ports import (
 )
 from hermes_lb.turns.states import CANCELLED, CANCELLING, DONE, LOST, RELEASED, RUNNING, WAITING
 from tests.support.turn_fleet import (
-    MemoryFleet,
-    ValkeyFleet,
     new_principal,
     own,
     read_all,
@@ -32,26 +29,9 @@ from tests.support.turn_fleet import (
 from tests.support.waiting import eventually, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+    from hermes_lb.tasks import Tasks
     from hermes_lb.turns.ports import OwnedTurn
     from tests.support.turn_fleet import TurnFleet
-
-
-@pytest.fixture(params=["memory", "valkey", pytest.param("cluster", marks=pytest.mark.slow)])
-async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[TurnFleet]:
-    running: TurnFleet = MemoryFleet()
-    if request.param != "memory":
-        running = ValkeyFleet(request.getfixturevalue(f"{request.param}_url"))
-    yield running
-    await running.close()
-
-
-@pytest.fixture
-async def tasks() -> AsyncIterator[Tasks]:
-    group = Tasks()
-    yield group
-    await group.cancel_all()
 
 
 # One turn.
@@ -529,7 +509,7 @@ async def test_a_balancer_that_stops_says_so_at_once(fleet: TurnFleet) -> None:
     ran, waited = fleet.claim(key="ran", session="s"), fleet.claim(key="waited")
     running = await run(store, ran)
     refused = asyncio.Event()
-    running.journal.watch(refused.set, lambda: None)
+    running.journal.watch(refused.set, lambda: None, lambda: None)
     await own(store, waited)
     await store.close()
     record = await record_of(other, ran, running.id)

@@ -61,6 +61,7 @@ def test_what_is_counted_is_in_the_rows_after_a_copy(region: Region):
     pool = plane.pools["test"]
     pool.unserved.responses[5] = 1
     pool.servers[0].counters.bytes_in = 10
+    pool.servers[1].counters.responses[2] = 1
     pool.servers[1].counters.at_once.observe(0.5)
     plane.counters["public"].requests = 7
     made = publisher(plane, region)

@@ -54,6 +54,24 @@ def test_every_cell_is_one_of_its_own(memory: SharedMemory):
             number += len(view)
 
 
+def test_the_brief_cells_of_a_row_are_written_last(memory: SharedMemory):
+    class Noting:
+        """A view that notes the slices that are written."""
+
+        def __init__(self) -> None:
+            self.slices: list[slice] = []
+
+        def __setitem__(self, place: slice, values: object) -> None:
+            self.slices.append(place)
+
+    region, noting = memory.regions[0], Noting()
+    region.counters, view = noting, region.counters  # type: ignore[assignment]
+    region.write_counters(1, [1.0] * WIDTH)
+    region.counters = view
+    brief = RequestCounters.BRIEF
+    assert noting.slices == [slice(WIDTH + brief, 2 * WIDTH), slice(WIDTH, WIDTH + brief)]
+
+
 def test_each_view_has_its_cells_of_8_bytes_in_a_region_of_whole_pages(memory: SharedMemory):
     region = memory.regions[0]
     assert {name: len(getattr(region, name)) for name in VIEWS} == VIEWS

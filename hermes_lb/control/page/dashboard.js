@@ -3,7 +3,7 @@
 import { Refused, get, listen, send, token } from "./api.js";
 import { confirm, signIn } from "./dialogs.js";
 import { duration, keepOnly, keyed, setAttribute, setText } from "./format.js";
-import { Log, Tiles, abortRow, changeRow, showProcesses } from "./lists.js";
+import { Log, Tiles, abortRow, changeRow, showCertificates, showProcesses } from "./lists.js";
 import { BackendCard } from "./servers.js";
 import { Store } from "./store.js";
 
@@ -31,6 +31,7 @@ function show() {
   setText(by("about"), `${status.version} · up ${duration(time - status.started_at)}`);
   tiles.show(newest);
   showProcesses(by("processes"), status.processes, time);
+  showCertificates(by("certificates-card"), by("certificates"), status.certificates, time);
   const names = status.backends.map((backend) => backend.name);
   keepOnly(cards, names);
   keyed(by("backends"), names, (name) => {

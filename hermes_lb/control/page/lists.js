@@ -22,7 +22,9 @@ export class Tiles {
     this.tile("Errors/s", count(errors), errors > 0);
     this.tile("In flight", count(sum(backends, (b) => b.in_flight)));
     this.tile("Queued", count(queued), queued > 0);
+    const http2 = sum(frontends, (f) => f.http2_connections);
     this.tile("Connections", count(sum(frontends, (f) => f.connections)));
+    this.note("Connections", http2 ? `${count(http2)} of HTTP/2, ${count(sum(frontends, (f) => f.http2_streams))} streams` : "");
     const isBroken = backends.some((b) => !b.available);
     this.tile("Servers available", `${available} of ${servers}`, isBroken, available < servers);
   }
@@ -35,6 +37,13 @@ export class Tiles {
     }
     setText(this.values.get(name), text);
     setAttribute(this.values.get(name), "class", isAlarming ? "alarm" : isNotable ? "notable" : null);
+  }
+
+  /** A line below a number. */
+  note(name, text) {
+    const card = this.values.get(name).parentElement;
+    if (!card.querySelector(".note")) card.append(make("dd", { class: "note quiet" }));
+    setText(card.querySelector(".note"), text);
   }
 }
 
@@ -50,6 +59,26 @@ export function showProcesses(parent, processes, now) {
     setText(details, `pid ${process.pid} · up ${duration(now - process.started_at)} · `
       + `${count(process.connections)} connections · ${count(process.open_files)} of ${count(process.max_files)} files · `
       + `loop lag p99 ${latency(process.loop_lag_p99)}, worst ${latency(process.loop_lag_worst)}${lost}`);
+  });
+}
+
+// Seconds before it expires: those that the alerts have.
+const EXPIRES_SOON = 14 * 86400;
+const EXPIRES_NOW = 2 * 86400;
+
+/** The next one to expire first. */
+export function showCertificates(card, parent, certificates, now) {
+  card.hidden = !certificates.length;
+  const sorted = certificates.toSorted((a, b) => a.not_after - b.not_after);
+  keyed(parent, sorted.map((one) => `${one.frontend} ${one.file}`), () =>
+    make("li", {}, make("b", {}), make("span", {}), make("span", { class: "quiet" })));
+  sorted.forEach((one, n) => {
+    const [name, expiry, details] = parent.children[n].children;
+    const left = one.not_after - now;
+    setText(name, one.names.join(", ") || one.file);
+    setText(expiry, left <= 0 ? "has expired" : `expires in ${duration(left)}`);
+    setAttribute(expiry, "class", left < EXPIRES_NOW ? "alarm" : left < EXPIRES_SOON ? "notable" : "quiet");
+    setText(details, `${one.frontend} · ${new Date(1000 * one.not_after).toISOString().slice(0, 10)} · ${one.file}`);
   });
 }
 

@@ -146,7 +146,8 @@ class ServerRow {
     setText(this.address, server.address);
     this.backup.hidden = !server.backup;
     setText(this.state, server.state);
-    setAttribute(this.state, "class", `state ${server.state}`);
+    const isAssumed = server.state === "up" && !server.checked;
+    setAttribute(this.state, "class", `state ${isAssumed ? "unchecked" : server.state}`);
     setText(this.because, why(server, now));
     setAttribute(this.because, "title", this.because.textContent);
     const past = store.of(`${this.backend}/${this.name}`);

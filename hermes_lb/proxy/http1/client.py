@@ -248,7 +248,9 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
         return (plain_address(here[0]), here[1]) if isinstance(here, tuple) else ("", 0)
 
     def body_for(self, head: ResponseHead, length: int) -> Body:
-        return make_body(length, to_http11=self._is_http11)
+        exchange = self.exchange
+        takes_trailers = exchange is not None and exchange.head.takes_trailers
+        return make_body(length, to_http11=self._is_http11, takes_trailers=takes_trailers)
 
     def send_informational(self, head: ResponseHead) -> int:
         if not self._is_http11:
@@ -409,7 +411,8 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
             exchange.bytes_in = length
             exchange.begin(rest, True, now)
             return
-        self._body = make_body(length, to_http11=True)
+        takes_trailers = exchange.head.takes_trailers  # and so it may send some
+        self._body = make_body(length, to_http11=True, takes_trailers=takes_trailers)
         data = self._taken(exchange, rest) if rest else b""
         if data is None:
             return

@@ -5,34 +5,40 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING
 
-from hermes_lb.errors import RequestRefused
-from hermes_lb.http.body import LAST_CHUNK
-from hermes_lb.http.request import CHUNKED
-from hermes_lb.http.sse import chunk
-from hermes_lb.http.version import HTTP2
-from hermes_lb.proxy.admit import admit
-from hermes_lb.proxy.exchange import Exchange
-from hermes_lb.proxy.http2 import codec as http2
-from hermes_lb.proxy.http2.codec import (
+from hermes_lb.backends.counters import DRAIN, IDLE
+from hermes_lb.errors import InvalidBody, RequestRefused
+from hermes_lb.http import frames as http2
+from hermes_lb.http.frames import (
     BrokenConnection,
-    Codec,
     DataReceived,
     RequestReceived,
     StreamClosed,
     StreamReset,
     TrailersReceived,
 )
+from hermes_lb.http.request import CHUNKED
+from hermes_lb.http.sse import chunk
+from hermes_lb.http.trailers import last_chunk, safe_lines
+from hermes_lb.http.version import HTTP2
+from hermes_lb.proxy.admit import admit
+from hermes_lb.proxy.exchange import Exchange
+from hermes_lb.proxy.http2 import verdicts
+from hermes_lb.proxy.http2.codec import Codec
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
+from hermes_lb.proxy.http2.grpc import is_grpc
 from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
-from hermes_lb.proxy.ports import Framed
+from hermes_lb.proxy.ports import FramedConnection
 from hermes_lb.proxy.record import record_refusal
 from hermes_lb.transport.addresses import plain_address
 from hermes_lb.transport.endpoint import SHARE, UNREAD, Endpoint
 from hermes_lb.transport.kernel import has_news
 
 if TYPE_CHECKING:
+    from hermes_lb.backends import FrontendCounters
+    from hermes_lb.http.frames import Fields
     from hermes_lb.proxy.http1.client import ClientConnection
+    from hermes_lb.proxy.http2.verdicts import Verdict
 
 _NEVER = float("inf")
 
@@ -49,15 +55,16 @@ _LINGER = 5.0
 class _Arrived:
     """A request that has not begun, and what has come of its body."""
 
-    __slots__ = ("data", "has_ended", "request")
+    __slots__ = ("data", "has_ended", "request", "trailers")
 
     def __init__(self, request: RequestReceived) -> None:
         self.request = request
         self.data: list[bytes] = []
         self.has_ended: bool = request.end_stream
+        self.trailers = b""
 
 
-class Http2Connection(Endpoint, Framed, Carrier):
+class Http2Connection(Endpoint, FramedConnection, Carrier):
     """`deadline`: of the connection while no exchange runs, or until it has closed.
 
     A read is parsed in slices, and requests begin a few at a time, so one client has its share of
@@ -67,10 +74,13 @@ class Http2Connection(Endpoint, Framed, Carrier):
     __slots__ = (
         "_arrived",
         "_batch",
+        "_counters",
         "_full",
         "_go_away_at",
         "_is_dirty",
         "_is_over",
+        "_last_number",
+        "_may_refuse",
         "_rest",
         "_running",
         "_slow",
@@ -107,6 +117,11 @@ class Http2Connection(Endpoint, Framed, Carrier):
         self._go_away_at = _NEVER
         self.is_closing = False
         self.deadline = context.clock() + settings.timeouts.request_head
+        self._last_number = 0  # of the last request
+        self._may_refuse = False  # the codec has perhaps refused streams since the last write
+        self._counters: FrontendCounters = socket.peer.frontend.counters
+        self._counters.http2_connections += 1
+        self._counters.http2_connections_total += 1
 
     def __repr__(self) -> str:
         return f"<Http2Connection {self.peer.log_name}, {self._running} running>"
@@ -130,6 +145,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
     def connection_lost(self, error: Exception | None) -> None:
         self._batch.flush()
         self._all_left()
+        self._counters.http2_connections -= 1
         self._socket.forget()
 
     def pause_writing(self) -> None:
@@ -163,9 +179,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
             try:
                 self.codec.receive(part)
             except BrokenConnection as error:
-                self._refuse(RequestRefused(0, f"HTTP/2: {error}"))
-                self.write_frames()
-                self._over()
+                self._has_failed(verdicts.of_failure(str(error)))
                 return
             self._act()
         for number in list(self._arrived)[:_MOST_REQUESTS]:
@@ -176,25 +190,50 @@ class Http2Connection(Endpoint, Framed, Carrier):
 
     def _act(self) -> None:
         """Act on what has happened to streams."""
+        reset = 0  # by the client; that the stream has closed follows at once
         for event in self.codec.events():
             if isinstance(event, DataReceived):
                 self._data_came(event.stream_id, event.data, ended=event.end_stream)
             elif isinstance(event, RequestReceived):
-                self._arrived[event.stream_id] = _Arrived(event)
+                self._opened(event)
             elif isinstance(event, StreamClosed):
+                if event.error_code and event.stream_id != reset:
+                    self._counters.http2_resets_by_balancer += 1
                 self._closed(event)
             elif isinstance(event, StreamReset):
-                self._left(event.stream_id)
+                reset = event.stream_id
+                self._counters.http2_resets_by_client += 1
+                self._left(reset)
             elif isinstance(event, TrailersReceived):
-                self._data_came(event.stream_id, b"", ended=True)
+                self._trailers_came(event.stream_id, event.headers)
 
-    def _data_came(self, number: int, data: bytes, *, ended: bool) -> None:
+    def _opened(self, event: RequestReceived) -> None:
+        self._counters.http2_streams_total += 1
+        self._last_number = number = event.stream_id
+        self._arrived[number] = _Arrived(event)
+        if len(self._arrived) + len(self.streams) >= http2.MOST_STREAMS:
+            self._may_refuse = True
+
+    def _trailers_came(self, number: int, fields: Fields) -> None:
+        try:
+            lines = safe_lines(fields)
+        except InvalidBody as error:
+            self._arrived.pop(number, None)
+            stream = self.streams.get(number)
+            if stream is not None and stream.exchange is not None:
+                stream.exchange.refuse_body(error)
+            else:
+                self.reset(number, http2.PROTOCOL_ERROR)
+            return
+        self._data_came(number, b"", ended=True, trailers=lines)
+
+    def _data_came(self, number: int, data: bytes, *, ended: bool, trailers: bytes = b"") -> None:
         arrived, stream = self._arrived.get(number), self.streams.get(number)
         if arrived is not None:
             arrived.data.append(data)
-            arrived.has_ended = ended
+            arrived.has_ended, arrived.trailers = ended, trailers
         elif stream is not None:
-            stream.data_came(data, ended=ended)
+            stream.data_came(data, ended=ended, trailers=trailers)
         else:
             self.codec.credit(number, len(data))
 
@@ -204,7 +243,8 @@ class Http2Connection(Endpoint, Framed, Carrier):
         if stream is not None:
             if event.error_code or not stream.has_sent_all:
                 stream.left()
-            self.streams.pop(number, None)
+            del self.streams[number]
+            self._uncount(stream)
             for some in (self._full, self._slow, self._to_reset):
                 some.discard(stream)
         elif self._arrived.pop(number, None) is None and event.error_code == http2.PROTOCOL_ERROR:
@@ -219,9 +259,24 @@ class Http2Connection(Endpoint, Framed, Carrier):
 
     def _all_left(self) -> None:
         self._arrived.clear()
-        for stream in list(self.streams.values()):
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
             stream.left()
-        self.streams.clear()
+            self._uncount(stream)
+
+    def _count(self, stream: Http2Stream) -> None:
+        """A stream costs what a connection does, and counts as one until it is closed. Raises
+        RequestRefused."""
+        peer = self.peer
+        if not peer.is_trusted:
+            if not self.context.client_limits.connections.acquire(peer.address):
+                raise RequestRefused(429, "too many requests at once from this address")
+            stream.is_counted = True
+
+    def _uncount(self, stream: Http2Stream) -> None:
+        if stream.is_counted:
+            stream.is_counted = False
+            self.context.client_limits.connections.release(self.peer.address)
 
     def _refuse(self, error: RequestRefused) -> None:
         """Record a request that can't be answered."""
@@ -239,7 +294,9 @@ class Http2Connection(Endpoint, Framed, Carrier):
         stream.is_request_read = ended
         self.streams[number] = stream
         self._running += 1
+        self._counters.http2_streams += 1
         try:
+            self._count(stream)
             asked = as_http1(request.headers, has_body=not request.end_stream)
             if len(asked.head) > settings.most_in_head:
                 raise settings.request_parser.too_large(asked.head)
@@ -254,9 +311,13 @@ class Http2Connection(Endpoint, Framed, Carrier):
             record_refusal(stream, context, now, refused, size)
             stream.done(now, ended)
             return
+        stream.is_grpc = is_grpc(asked.head) is not None
         head.version = HTTP2
-        stream.websocket_key = asked.websocket_key
-        self.peer.frontend.counters.requests += 1
+        head.stream = number
+        if asked.websocket_key:
+            stream.begin_tunnel(asked.websocket_key, data, ended=ended)
+        self._counters.requests += 1
+        self._counters.http2_requests += 1
         stream.exchange = exchange = Exchange(stream, head, context, now)
         if not admit(exchange, now):
             return
@@ -267,7 +328,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
         stream.begin_body(is_chunked=is_chunked)
         exchange.bytes_in = len(data)
         if is_chunked:
-            data = chunk(data) + (LAST_CHUNK if ended else b"")
+            data = chunk(data) + (last_chunk(arrived.trailers) if ended else b"")
         exchange.begin(data, ended, now)
 
     # What the streams call.
@@ -293,6 +354,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
 
     def stream_done(self, stream: Http2Stream, now: float) -> None:
         self._running -= 1
+        self._counters.http2_streams -= 1
         timeouts = self.context.settings.timeouts
         stream.deadline = now + timeouts.client
         if not stream.is_request_read and stream.number in self.streams:
@@ -306,11 +368,12 @@ class Http2Connection(Endpoint, Framed, Carrier):
     def write_frames(self) -> None:
         """Called by the batch before it writes."""
         self._is_dirty = False
-        if self.is_writing_paused:
-            return  # `resume_writing` goes on
-        if data := self.codec.take():
-            self._batch.writes.append((self.transport, data))
-        self._act()
+        data = b""
+        if not self.is_writing_paused:  # else `resume_writing` goes on
+            data = self.codec.take()
+            if data:
+                self._wrote(data)
+            self._act()
         for stream in list(self._to_reset):
             if not self.codec.queued(stream.number):  # its END_STREAM has been taken
                 self._to_reset.discard(stream)
@@ -322,13 +385,33 @@ class Http2Connection(Endpoint, Framed, Carrier):
         for stream in list(self._slow):
             if stream.written():
                 self._slow.discard(stream)
-        if self.codec.is_over:
+        if self.codec.is_over and not self._is_over:
+            if verdict := verdicts.in_frames(data):
+                self._condemned(verdict)
             self._over()
+
+    def _wrote(self, frames: bytes) -> None:
+        self._batch.writes.append((self.transport, frames))
+        if self._may_refuse:
+            self._may_refuse = False
+            self._counters.http2_refused_streams += verdicts.refused_in(frames)
 
     # Ends.
 
+    def _condemned(self, verdict: Verdict) -> None:
+        """The codec has had enough of the client."""
+        self._counters.http2_goaways[verdict.cause] += 1
+        self._refuse(RequestRefused(0, f"HTTP/2: {verdict.text}"))
+
+    def _has_failed(self, verdict: Verdict) -> None:
+        """The same, and the codec writes no GOAWAY."""
+        self._condemned(verdict)
+        frame = verdicts.goaway(self._last_number, verdict.cause)
+        self._batch.send(self.transport, frame)
+        self._over()
+
     def _over(self) -> None:
-        """Neither side has anything more to say, or the codec has had enough of the client."""
+        """Neither side has anything more to say."""
         if not self._is_over:
             self._is_over = self.is_closing = True
             self.deadline = self.context.clock() + _LINGER
@@ -353,8 +436,11 @@ class Http2Connection(Endpoint, Framed, Carrier):
 
     def close(self) -> None:
         """No more streams; the present ones finish."""
-        if self.is_closing:
-            return
+        if not self.is_closing:
+            self._end(DRAIN)
+
+    def _end(self, cause: int) -> None:
+        self._counters.http2_goaways[cause] += 1
         self.is_closing = True
         self._go_away_at = _NEVER
         self.deadline = self.context.clock() + self.context.settings.timeouts.client
@@ -366,6 +452,8 @@ class Http2Connection(Endpoint, Framed, Carrier):
     def shut_down(self) -> None:
         for exchange in self.exchanges():
             exchange.shut_down()
+        if not self.is_closing:
+            self._counters.http2_goaways[DRAIN] += 1
         self.codec.go_away()
         self.write_frames()
         self.abort()
@@ -389,7 +477,7 @@ class Http2Connection(Endpoint, Framed, Carrier):
             if self.is_closing:
                 self.transport.abort()
             else:
-                self.close()
+                self._end(IDLE)
         if self._paused_by & ~SHARE and self._has_left():
             self.transport.abort()
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from mypy_extensions import trait
 
+from hermes_lb.http import frames as http2
 from hermes_lb.http import make_body
-from hermes_lb.http.body import LAST_CHUNK
+from hermes_lb.http.body import ChunkedBody
 from hermes_lb.http.sse import chunk
-from hermes_lb.proxy.http2 import codec as http2
+from hermes_lb.http.trailers import as_fields, last_chunk
 from hermes_lb.proxy.http2.fields import accepts, response_fields
+from hermes_lb.proxy.http2.grpc import error_fields
 from hermes_lb.proxy.http2.tunnel_end import StreamEnd, TunnelStream
 from hermes_lb.proxy.ports import Downstream
 
@@ -72,13 +74,18 @@ class Http2Stream(Downstream, TunnelStream):
 
     __slots__ = (
         "_connection",
+        "_early",
         "_is_chunked",
         "_is_paused",
+        "_refuses",
         "_unread",
         "_unsent",
+        "_with_trailers",
         "deadline",
         "exchange",
         "has_sent_all",
+        "is_counted",
+        "is_grpc",
         "is_request_read",
         "is_writing_paused",
         "number",
@@ -97,13 +104,18 @@ class Http2Stream(Downstream, TunnelStream):
         self.exchange: Exchange | None = None
         self.tunnel: StreamEnd | None = None
         self.websocket_key = b""
+        self._early: list[tuple[bytes, bool]] = []  # of a tunnel, before its 101
         self.is_request_read = False
         self.deadline = float("inf")
         self.has_sent_all = False  # END_STREAM is queued
+        self.is_grpc = False  # and so are the balancer's errors for it
+        self.is_counted = False  # among the connections of its client
         self._is_chunked = False  # the request's body, for the server
         self._is_paused = False  # the server can take no more of it
+        self._refuses = False  # nothing more of it is passed on
         self._unread = 0  # bytes of it that the client gets no credit for yet
         self._unsent = 1 << 62  # at the last look
+        self._with_trailers: ChunkedBody | None = None  # the response's, if it may have some
 
     def __repr__(self) -> str:
         return f"<Http2Stream {self.number} of {self.peer.log_name}, {self.exchange!r}>"
@@ -113,12 +125,28 @@ class Http2Stream(Downstream, TunnelStream):
     def begin_body(self, *, is_chunked: bool) -> None:
         self._is_chunked = is_chunked
 
-    def data_came(self, data: bytes, *, ended: bool) -> None:
-        """More of the request's body, or of a tunnel; or bytes that are of no use any more."""
+    def begin_tunnel(self, websocket_key: bytes, data: bytes, *, ended: bool) -> None:
+        """`data`: what has come for the server, behind its 101."""
+        self.websocket_key = websocket_key
+        self._early.append((data, ended))
+
+    def data_came(self, data: bytes, *, ended: bool, trailers: bytes = b"") -> None:
+        """More of the request's body, or of a tunnel; or bytes that are of no use any more.
+
+        `trailers`: lines, behind a body that has ended.
+        """
         exchange = self.exchange
-        if exchange is None or self.has_sent_all:
+        if self._refuses and exchange is not None:
+            self._unread += len(data)  # of no use, and it gets no credit until the response is out
+            self.is_request_read = ended
+            return
+        if exchange is None or (self.has_sent_all and self.tunnel is None):
             self._connection.codec.credit(self.number, len(data))
             self.is_request_read = self.is_request_read or ended
+            return
+        if self.websocket_key and self.tunnel is None:
+            self._early.append((data, ended))  # a stream's window at most
+            self._unread += len(data)
             return
         if self._is_paused:
             self._unread += len(data)
@@ -131,10 +159,11 @@ class Http2Stream(Downstream, TunnelStream):
         self.is_request_read = ended
         passed = chunk(data) if self._is_chunked else data
         if ended and self._is_chunked:
-            passed += LAST_CHUNK
+            passed += last_chunk(trailers)
         if passed:
             exchange.receive(passed)
-        if ended and exchange is self.exchange and not exchange.is_over:
+        # Without an upload its length had come, and so all of it, before END_STREAM or trailers.
+        if ended and exchange is self.exchange and not exchange.is_over and exchange.upload:
             exchange.request_ended()
 
     def left(self) -> None:
@@ -153,6 +182,7 @@ class Http2Stream(Downstream, TunnelStream):
         if self.is_writing_paused or self.unsent <= _HIGH_WATER:
             return self.is_writing_paused
         self.is_writing_paused = True
+        self.peer.frontend.counters.http2_stalls += 1
         if self.tunnel is not None:
             self.tunnel.is_slow()
         elif self.exchange is not None:
@@ -188,7 +218,9 @@ class Http2Stream(Downstream, TunnelStream):
         return self._connection.local_address()
 
     def body_for(self, head: ResponseHead, length: int) -> Body:
-        return make_body(length, to_http11=False)
+        body = make_body(length, to_http11=False, takes_trailers=True)
+        self._with_trailers = body if isinstance(body, ChunkedBody) else None
+        return body
 
     def send_informational(self, head: ResponseHead) -> int:
         fields = response_fields(head.status, head.forwarded)
@@ -213,15 +245,21 @@ class Http2Stream(Downstream, TunnelStream):
         listed = response_fields(status, fields)
         if head.length >= 0 and status >= 200 and status != 204:
             listed.append((b"content-length", b"%d" % head.length))
-        self._respond(listed, length, first)
+        self._respond(status, listed, length, first)
         return len(fields) + len(first)
 
-    def _respond(self, fields: list[tuple[bytes, bytes]], length: int, first: bytes) -> None:
+    def _respond(
+        self, status: int, fields: list[tuple[bytes, bytes]], length: int, first: bytes
+    ) -> None:
+        self._count(status)
         self.has_sent_all = length == 0
         self._connection.codec.respond(self.number, fields, ends=length == 0)
         if first:
             self._send(first)
         self._connection.has_frames()
+
+    def _count(self, status: int) -> None:
+        self.peer.frontend.counters.http2_responses[status // 100 - 2] += 1
 
     def _accept(self, fields: bytes) -> int:
         """A WebSocket: a 200 by RFC 8441 section 5.1, once the server has proved that it is one."""
@@ -229,6 +267,7 @@ class Http2Stream(Downstream, TunnelStream):
             self.has_sent_all = True
             self._connection.reset(self.number, http2.INTERNAL_ERROR)
             return 0
+        self._count(200)
         listed = [f for f in response_fields(200, fields) if f[0] != b"sec-websocket-accept"]
         self._connection.codec.respond(self.number, listed, ends=False)
         self._connection.has_frames()
@@ -253,10 +292,13 @@ class Http2Stream(Downstream, TunnelStream):
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         connection = self._connection
+        if self.is_grpc and reply.status >= 400:
+            self._respond(200, error_fields(reply.status, reply.body), 0, b"")
+            return len(reply.body)
         fields = response_fields(reply.status, reply.fields + connection.date_field())
         fields.append((b"content-length", b"%d" % len(reply.body)))
         body = b"" if reply.is_head else reply.body
-        self._respond(fields, len(body), body)
+        self._respond(reply.status, fields, len(body), body)
         return len(reply.fields) + len(body)
 
     def pause_reading(self) -> None:
@@ -270,28 +312,34 @@ class Http2Stream(Downstream, TunnelStream):
             self._connection.has_frames()
 
     def refuse_rest(self) -> None:
+        self._refuses = True
         self.resume_reading()
 
     def done(self, now: float, is_read: bool) -> None:
         if not self.has_sent_all:
             self.has_sent_all = True
-            self._connection.codec.end(self.number)
+            codec, body = self._connection.codec, self._with_trailers
+            if body is not None and body.trailers:
+                codec.trailers(self.number, as_fields(body.trailers))
+            else:
+                codec.end(self.number)
         self._ended(now)
 
     def cut_off(self, termination: str) -> None:
-        if not termination.startswith("C"):  # else it has left
-            code = _CODES.get(termination[:1], http2.INTERNAL_ERROR)
-            self.has_sent_all = True
-            self._connection.reset(self.number, code)
+        # Also for a client's own end: another of its requests may have cancelled this one.
+        self.has_sent_all = True
+        self._connection.reset(self.number, _CODES.get(termination[:1], http2.INTERNAL_ERROR))
         self._ended(self._connection.context.clock())
 
     def _ended(self, now: float) -> None:
         self.exchange = None
+        self._early = []
         self.resume_reading()
         self._connection.stream_done(self, now)
 
     def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:
-        self.tunnel = StreamEnd(tunnel, self)
+        early, self._early = self._early, []
+        self.tunnel = StreamEnd(tunnel, self, early)
         return self.tunnel
 
     def end_tunnel(self) -> None:

@@ -45,21 +45,21 @@ class StreamEnd(TunnelEnd):
 
     __slots__ = ("_early", "_other", "_stream", "_tunnel", "has_ended")
 
-    def __init__(self, tunnel: TunnelSink, stream: TunnelStream) -> None:
+    def __init__(
+        self, tunnel: TunnelSink, stream: TunnelStream, early: list[tuple[bytes, bool]]
+    ) -> None:
+        """`early`: what the client sent before the 101: bytes, and whether they are the last."""
         self._tunnel: TunnelSink | None = tunnel
         self._stream = stream
         self._other: TunnelEnd | None = None
-        self._early: list[tuple[bytes, bool]] = []  # before `start`
+        self._early = early
         self.has_ended = False
 
     # What the stream calls.
 
     def data_came(self, data: bytes, *, ended: bool) -> None:
         tunnel, other = self._tunnel, self._other
-        if tunnel is None:
-            return
-        if other is None:
-            self._early.append((data, ended))
+        if tunnel is None or other is None:
             return
         traffic = tunnel.traffic
         traffic.saw_traffic = True

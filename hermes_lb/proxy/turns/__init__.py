@@ -7,7 +7,9 @@ keys         the Idempotency-Key, and the session, of a request
 fingerprint  what makes two requests the same
 event_ids    `h1.<turn>.<number>`, and where a client wants to go on
 gate         what all gates have in common
+executing    a request that executes its turn; its client may leave
 turn         a request with a key, a session or a stream: it executes its turn, or follows another's
+takeover     a turn whose owner has died goes on here
 resume_gate  `/.hermes/turns/<id>`: a turn that is named by its id
 owner        the turn that a request executes: what is written of it, and when
 client       the client's side of any of these; an owner's may leave

@@ -30,7 +30,7 @@ def open_turn(exchange: TurnRequest, rules: StreamRules | None, context: Context
     if rules.named_turns:
         ResumeGate(exchange, context, gateway, rules.named_turns)
     elif rules.turns is not None and head.method not in _NEVER and not head.upgrade:
-        turn = Turn(exchange, context, gateway, rules.turns)
+        turn = Turn(exchange, context, gateway, rules)
         try:
             turn.read_head()
         except TurnProblem as problem:

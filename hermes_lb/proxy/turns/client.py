@@ -26,6 +26,7 @@ class TurnClient(Downstream):
     - `owner`: None for a request that executes no turn.
     - `is_degraded`: the turn could not be stored; the response says so.
     - `replayed`: given the fields of a stored head, adds those of its turn.
+    - `passes_resume`: a response without a turn keeps the resume path of its server.
     - `is_slow`: it does not read, and the exchange goes on as if it did.
     """
 
@@ -37,6 +38,7 @@ class TurnClient(Downstream):
         "is_writing_paused",
         "over",
         "owner",
+        "passes_resume",
         "peer",
         "real",
         "received_at",
@@ -55,6 +57,12 @@ class TurnClient(Downstream):
         self.is_degraded = False
         self.replayed: Callable[[bytes], bytes] | None = None
         self.is_slow = False
+        self.passes_resume = False
+
+    def stand_alone(self) -> None:
+        """It never had a client: nothing is framed for one."""
+        self.real = None
+        self.is_writing_paused = self._takes_chunks = False
 
     def __repr__(self) -> str:
         return f"<TurnClient {'left' if self.real is None else repr(self.real)}>"
@@ -91,7 +99,8 @@ class TurnClient(Downstream):
         if self.replayed is not None:
             fields = self.replayed(fields)
         else:
-            fields = stripped(fields)
+            keeps = self.passes_resume and self.owner is None
+            fields = stripped(fields, keeps_resume=keeps)
             if self.owner is not None:
                 fields, first = self.owner.head(
                     head, fields, first, to_chunks=self._takes_chunks and length < 0

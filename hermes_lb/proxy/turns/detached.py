@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 from hermes_lb.proxy.ports import Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hermes_lb.proxy.live import LiveConnections
     from hermes_lb.proxy.ports import Peer, ResponseSink, TurnRequest
 
@@ -14,18 +16,25 @@ if TYPE_CHECKING:
 class Detached(Connection):
     """It stands where its client's connection stood, for the sweep and the operator.
 
-    `deadline`: when it is cut, in monotonic seconds.
+    `deadline`: when it is cut, in monotonic seconds, unless it is followed: `expired` is called,
+    and sets another one.
     """
 
-    __slots__ = ("_exchange", "_live", "deadline", "peer")
+    __slots__ = ("_exchange", "_expired", "_live", "deadline", "peer")
 
     def __init__(
-        self, exchange: TurnRequest, peer: Peer, live: LiveConnections, deadline: float
+        self,
+        exchange: TurnRequest,
+        peer: Peer,
+        live: LiveConnections,
+        deadline: float,
+        expired: Callable[[], None],
     ) -> None:
         self.peer = peer
         self.deadline = deadline
         self._exchange: TurnRequest | None = exchange
         self._live = live
+        self._expired = expired
         live.detached.add(self)
 
     def __repr__(self) -> str:
@@ -43,7 +52,8 @@ class Detached(Connection):
         if exchange is None:
             return
         if now >= self.deadline:
-            exchange.abort_client("CD", "its client has not come back in time")
+            self.deadline = float("inf")
+            self._expired()
         else:
             exchange.sweep(now)
 

@@ -35,10 +35,13 @@ async def follow(
     Raises TurnProblem and StoreAway.
     """
     is_joined = bool(fingerprint)
-    gate.follows(record.id)
+    if gate.exchange is None:  # its client has left
+        return
+    gate.follows(record)
     _compare(record, fingerprint)
     if not record.head and record.state not in states.ENDED:
         record = await _with_head(gate, record)
+        gate.follows(record)
         _compare(record, fingerprint)  # all of the owner's request has come meanwhile
     if record.state == states.RELEASED:
         _released(gate, record, is_joined=is_joined)
@@ -114,7 +117,7 @@ def _nothing_more(gate: Gate, record: Record, *, had_some: bool) -> bool:
     gate.count("resumed")
     fields = b"X-Hermes-Turn: %b\r\nCache-Control: no-store\r\n" % record.id.encode()
     exchange.reply(
-        LocalReply(204, fields),
+        LocalReply(204, fields + gate.cors),
         "LR",
         may_keep=exchange.may_keep_client,
     )
@@ -137,9 +140,13 @@ def _replay(gate: Gate, record: Record, place: Place, rules: TurnRules, *, is_jo
         vary=rules.principals.vary,
     )
     first = b""
-    if record.is_stream and is_get and not place.after:
+    if record.is_stream and place.after:
+        # The last one may be in an event that the client does not get again. One line end: it is
+        # no event of its own.
+        first = b"retry: %b\n" % record.retry.encode() if record.retry else b""
+    elif record.is_stream and is_get:
         first = b"id: %b0\n\n" % event_ids.prefix(record.id)
-    head = context.settings.response_parser.parse(record.head)
+    head = heads.parse_stored(record.head)
     side = JournalSide(context, place, cast("ResponseSink", exchange))
     exchange.replay(side, head, record.server, first)
     if not exchange.is_over:

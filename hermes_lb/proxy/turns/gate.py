@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from hermes_lb.backends.counters import TURN_OUTCOMES
 from hermes_lb.proxy.ports import TurnGate
+from hermes_lb.proxy.turns import heads
 from hermes_lb.proxy.turns.client import TurnClient
 from hermes_lb.proxy.turns.keep_alive import KeepAlive
 from hermes_lb.proxy.turns.problems import TurnProblem, session_busy, store_away
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
+    from hermes_lb.http.sse import EventsBody
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
-    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.proxy.turn_gateway import TurnGateway
+    from hermes_lb.turns.ports import Record
 
 logger = logging.getLogger("hermes_lb")
 
@@ -30,11 +34,14 @@ class Gate(TurnGate):
     """What both kinds of gates have. By itself: a request that executes no turn."""
 
     __slots__ = (
+        "_attends",
         "_client",
         "_exchange",
         "_following",
         "_keep_alive",
+        "_work",
         "context",
+        "cors",
         "gateway",
     )
 
@@ -43,7 +50,10 @@ class Gate(TurnGate):
         self.context = context
         self.gateway = gateway
         self.most_kept = 0
+        self.cors = b""  # fields with which the turn's page can read our answers
         self._following = ""  # the turn that it follows
+        self._attends: tuple[str, Callable[[str], None]] | None = None
+        self._work: asyncio.Task[Any] | None = None  # which waits for that turn
         self._keep_alive: KeepAlive | None = None
         self._client = TurnClient(exchange.client, self.over)
         exchange.take_turn(self, self._client)
@@ -88,15 +98,23 @@ class Gate(TurnGate):
             return
         exchange.note(f"{problem.code}: {problem.detail}")
         exchange.peer.frontend.counters.refuse(problem.status, problem.code)
+        problem.fields = self.cors
         reply = problem.reply(is_head=exchange.head.method == b"HEAD")
         termination = "PR" if problem.status < 500 else "RC"
         exchange.reply(reply, termination, may_keep=exchange.may_keep_client)
 
-    def follows(self, turn: str) -> None:
-        """It is answered from this turn."""
+    def follows(self, record: Record) -> None:
+        """It is answered from this turn, for which the present task may wait: until it is over."""
+        self.cors = heads.cors(record.head)
+        self._work = asyncio.current_task()
         if not self._following:
-            self._following = turn
-            self.gateway.joined(turn)
+            self._following = record.id
+            self.gateway.joined(record.id)
+
+    def attend(self, principal: str, take_over: Callable[[str], None]) -> None:
+        """Until its end, turns of its principal can be taken over by it."""
+        self._attends = principal, take_over
+        self.gateway.attend(principal, take_over)
 
     def keep_alive(self, allowed: float | None, is_between_events: Callable[[], bool]) -> None:
         """Its response is an event stream: comments fill its silence, if the route has them."""
@@ -110,9 +128,15 @@ class Gate(TurnGate):
         if self._keep_alive is not None:
             self._keep_alive.stop()
             self._keep_alive = None
+        attends, self._attends = self._attends, None
+        if attends is not None:
+            self.gateway.leave(*attends)
         following, self._following = self._following, ""
         if following:
             self.gateway.left(following)
+        work, self._work = self._work, None
+        if work is not None and work is not asyncio.current_task():
+            work.cancel()
 
     def count(self, outcome: str) -> None:
         """One more turn with this outcome (`TURN_OUTCOMES`)."""
@@ -128,11 +152,17 @@ class Gate(TurnGate):
     def body_ended(self) -> None:
         pass
 
+    def body_sent(self) -> None:
+        pass
+
     def starts(self, server: Server, now: float) -> bool:
         return False
 
     def holds(self, upstream: ServerSide, head: ResponseHead, now: float) -> bool:
         return False
+
+    def events(self, length: int, after: bytes, resume_path: bytes) -> EventsBody | None:
+        return None
 
     def session_timed_out(self) -> None:
         self.refuse(session_busy(1.0))

@@ -6,6 +6,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from hermes_lb.http import ResponseParser
 from hermes_lb.proxy.local_replies import LocalReply
 
 if TYPE_CHECKING:
@@ -19,9 +20,12 @@ RESUME_PATH: Final = b"/.hermes/turns/"
 _OURS_IN_REQUEST = re.compile(
     rb"\r\nx[-_]hermes[-_](?:fence|turn|resume|degraded)[ \t]*:[^\r\n]*(?=\r\n)", re.IGNORECASE
 )
-_OURS_IN_RESPONSE = re.compile(
-    rb"^(?:x-hermes-turn|x-hermes-resume|idempotency-replayed):[^\r\n]*\r\n",
-    re.IGNORECASE | re.MULTILINE,
+_OURS_IN_RESPONSE, _OURS_BUT_RESUME = (
+    re.compile(rb"^(?:%b):[^\r\n]*\r\n" % names, re.IGNORECASE | re.MULTILINE)
+    for names in (
+        b"x-hermes-turn|x-hermes-resume|idempotency-replayed",
+        b"x-hermes-turn|idempotency-replayed",
+    )
 )
 # Of one request or one connection, or of a policy that may change: not of the turn.
 _NOT_STORED = re.compile(
@@ -34,7 +38,17 @@ _CACHE_CONTROL = re.compile(rb"^(?:cache-control|expires|pragma):[^\r\n]*\r\n", 
 _ALLOWED_ORIGIN = re.compile(
     rb"^access-control-allow-origin:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.I | re.M
 )
+_CORS = re.compile(
+    rb"^(?:access-control-allow-(?:origin|credentials)|vary):[^\r\n]*\r\n", re.I | re.M
+)
+_ORIGIN = re.compile(rb"\r\n(?i:origin):[ \t]*([\x21-\x7e]+)[ \t]*(?=\r\n)")
+_ASKED_FIELDS = re.compile(
+    rb"\r\n(?i:access-control-request-headers):[ \t]*([\t -~]{0,1024})(?=\r\n)"
+)
 _ACCEPTED_CODINGS = re.compile(rb"\r\naccept-encoding:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+
+# Stored heads have a Date more than came, and a reload may have lowered the limit of their fields.
+_STORED: Final = ResponseParser(1 << 16)
 
 _EXPOSED: Final = (
     b"Access-Control-Expose-Headers: X-Hermes-Turn, X-Hermes-Resume, Idempotency-Replayed\r\n"
@@ -62,17 +76,29 @@ def with_field(request_head: bytes, field: bytes) -> bytes:
     return request_head[:end] + field + request_head[end:]
 
 
-def stripped(fields: bytes) -> bytes:
-    """The fields of a backend's response, without those that only we may send."""
-    return (
-        _OURS_IN_RESPONSE.sub(b"", fields) if b"ermes" in fields or b"dempot" in fields else fields
-    )
+def fence_field(fence: int) -> bytes:
+    return b"X-Hermes-Fence: %d\r\n" % fence
+
+
+def stripped(fields: bytes, *, keeps_resume: bool = False) -> bytes:
+    """The fields of a backend's response, without those that only we may send.
+
+    `keeps_resume`: its resume path is the client's, as on a route without turns.
+    """
+    if b"ermes" not in fields and b"dempot" not in fields:
+        return fields
+    return (_OURS_BUT_RESUME if keeps_resume else _OURS_IN_RESPONSE).sub(b"", fields)
 
 
 def stored(head: ResponseHead, fields: bytes) -> bytes:
     """A response's head, as another request may get it. `fields`: as the client gets them."""
     kept = _NOT_STORED.sub(b"", fields)
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, kept)
+
+
+def parse_stored(data: bytes) -> ResponseHead:
+    """What `stored` has made; raises InvalidResponse for anything else."""
+    return _STORED.parse(data)
 
 
 def for_turn(fields: bytes, turn: str, *, is_stream: bool, is_get: bool, vary: bytes) -> bytes:
@@ -92,6 +118,38 @@ def for_turn(fields: bytes, turn: str, *, is_stream: bool, is_get: bool, vary: b
     if _ALLOWED_ORIGIN.search(fields) is not None:
         ours += _EXPOSED
     return fields + ours
+
+
+def origin_of(request_head: bytes) -> bytes:
+    """The page whose request it is; b"" for none."""
+    found = _ORIGIN.findall(request_head, 0, request_head.find(b"\r\n\r\n") + 2)
+    return found[0] if len(found) == 1 else b""
+
+
+def allowed_origin(fields: bytes, origin: bytes) -> bytes:
+    """`origin`, if a page there may read a response with these fields; else b""."""
+    allowed = _ALLOWED_ORIGIN.search(fields) if origin else None
+    return origin if allowed is not None and allowed[1] in (b"*", origin) else b""
+
+
+def cors(stored_head: bytes) -> bytes:
+    """What lets the page of a turn read our own answers about it."""
+    _, _, fields = stored_head.partition(b"\r\n")
+    if _ALLOWED_ORIGIN.search(fields) is None:
+        return b""
+    return b"".join(_CORS.findall(fields)) + _EXPOSED
+
+
+def preflight(stored_head: bytes, origin: bytes, request_head: bytes) -> LocalReply:
+    """Its page may send GET and DELETE with the fields that it has asked for (Fetch, 3.3.5)."""
+    asked = _ASKED_FIELDS.search(request_head, 0, request_head.find(b"\r\n\r\n") + 2)
+    fields = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin
+    fields += b"Access-Control-Allow-Methods: GET, DELETE\r\nAccess-Control-Max-Age: 600\r\n"
+    if asked is not None:
+        fields += b"Access-Control-Allow-Headers: %b\r\n" % asked[1].strip()
+    if b"access-control-allow-credentials: true" in stored_head.lower():
+        fields += b"Access-Control-Allow-Credentials: true\r\n"
+    return LocalReply(204, fields)
 
 
 def answer(reply: LocalReply) -> bytes:

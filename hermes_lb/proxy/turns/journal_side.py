@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.proxy.ports import ServerSide
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Seconds that a follower waits for a store that is away, and between two attempts: a failover.
 _PATIENCE: Final = 10.0
 _NEXT_ATTEMPT: Final = 0.25
+# Seconds between two signs of a follower whose client does not read (`Reading.stay`).
+_STAYS: Final = 2.0
 
 
 class JournalSide(ServerSide):
@@ -58,7 +61,8 @@ class JournalSide(ServerSide):
     async def _read(self) -> None:
         place = self._place
         while self.sink is not None:
-            await self._may_read.wait()
+            if not self._may_read.is_set():
+                await self._until_it_reads()
             try:
                 got = await self._next()
             except Trimmed:
@@ -69,10 +73,21 @@ class JournalSide(ServerSide):
                 self._ended(got)
                 return
             for batch in got:
-                await self._may_read.wait()
+                if not self._may_read.is_set():
+                    await self._until_it_reads()
                 if self.sink is None or self.body is None:
                     break
                 self.sink.response_data(self, self.body, place.rest_of(batch))
+
+    async def _until_it_reads(self) -> None:
+        """The turn must not end as if all of its clients had left."""
+        while not self._may_read.is_set():
+            try:
+                async with asyncio.timeout(_STAYS):
+                    await self._may_read.wait()
+            except TimeoutError:
+                with suppress(StoreAway):
+                    await self._place.stay()
 
     async def _next(self) -> Sequence[Batch] | End:
         give_up_at = self._context.clock() + _PATIENCE

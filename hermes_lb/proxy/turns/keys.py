@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from hermes_lb.http.json_search import MemberSearch, Repeated
 from hermes_lb.http.keys import key_finder
 from hermes_lb.proxy.turns.problems import TurnProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: Bytes of a session's name; a longer one is no name.
 MOST_IN_SESSION: Final = 256
@@ -75,43 +75,45 @@ def head_session(source: str) -> Callable[[bytes], bytes]:
     return session
 
 
-class _Repeated(Exception):
-    """A member stands twice in an object: two parsers could see two sessions."""
+class BodySession:
+    """The session's name in a JSON body: `advance` until it returns True. Raises TurnProblem.
+
+    `name`: b"" without one.
+    """
+
+    __slots__ = ("_search", "name")
+
+    def __init__(self, body: bytes, path: Sequence[str]) -> None:
+        self._search = MemberSearch(body, path)
+        self.name = b""
+
+    def advance(self) -> bool:
+        """Read a part of the body: it takes a millisecond at most."""
+        try:
+            is_read = self._search.advance()
+        except Repeated:
+            raise _bad_session("the member with the session stands twice in the body") from None
+        except ValueError as error:
+            raise _bad_session(f"the body is not JSON, or too much of it ({error})") from None
+        if is_read:
+            self.name = _name_of(self._search.value)
+        return is_read
 
 
-def json_session(pointer: str) -> Callable[[bytes], bytes]:
-    """A finder of a session's name in a JSON body, by an RFC 6901 pointer; b"" without one."""
+def _name_of(value: object) -> bytes:
+    if value is None:
+        return b""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _bad_session("a session's name is a string or an integer")
+    name = str(value).encode(errors="surrogatepass")
+    if len(name) > MOST_IN_SESSION:
+        raise _bad_session(f"a session's name has at most {MOST_IN_SESSION} bytes")
+    return name
+
+
+def body_session(pointer: str) -> Callable[[bytes], BodySession]:
+    """Where a session's name is in a JSON body, as an RFC 6901 pointer."""
     path = [
         part.replace("~1", "/").replace("~0", "~") for part in pointer.removeprefix("/").split("/")
     ]
-    wanted = frozenset(path)
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            names = [name for name, _ in pairs]
-            if any(names.count(name) > 1 for name in wanted):
-                raise _Repeated
-        return made
-
-    def session(body: bytes) -> bytes:
-        try:
-            value = json.loads(body, object_pairs_hook=members)
-        except _Repeated:
-            raise _bad_session("the member with the session stands twice in the body") from None
-        except (ValueError, RecursionError):
-            raise _bad_session("the body is not JSON") from None
-        for part in path:
-            if not isinstance(value, dict) or part not in value:
-                return b""
-            value = value[part]
-        if value is None:
-            return b""
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise _bad_session("a session's name is a string or an integer")
-        name = str(value).encode(errors="surrogatepass")
-        if len(name) > MOST_IN_SESSION:
-            raise _bad_session(f"a session's name has at most {MOST_IN_SESSION} bytes")
-        return name
-
-    return session
+    return lambda body: BodySession(body, path)

@@ -10,6 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from hermes_lb.http import UNTIL_CLOSE
+from hermes_lb.http.continued_events import ContinuedEvents
 from hermes_lb.http.kept_body import KeptBody
 from hermes_lb.http.numbered_events import NumberedEvents
 from hermes_lb.http.sse import chunk
@@ -36,9 +38,8 @@ _NOTHING: Final = 4
 
 #: Bytes of an answer that frees its key, for the requests that had joined.
 MOST_IN_ANSWER: Final = 64 * 1024
-#: Bytes of a journal that the store has not acknowledged; more pauses the server.
-MOST_UNACKNOWLEDGED: Final = 256 * 1024
-# Seconds of that pause; then the server goes on, and the journal has a gap.
+# Seconds that a server is paused for a journal that is behind; then it goes on, and the journal has
+# a gap.
 _PAUSE: Final = 2.0
 # Seconds between two attempts to write a state while the store is away, and for all of them. The
 # turn has ended; this only decides how its followers and its key hear of it.
@@ -50,11 +51,12 @@ class Owner:
 
     Of its exchange it needs: `cut(first letter of the termination, reason)`, `pause` and `resume`
     the server, `slow` (its response is not kept any more, and its client does not read),
-    `may_be_sent`, `count(outcome)`, and `keep_alive`, for a stream.
+    `may_be_behind(bytes)`, `may_be_sent`, `count(outcome)`, and `keep_alive`, for a stream.
     """
 
     __slots__ = (
         "_answer",
+        "_answered",
         "_context",
         "_count",
         "_cut",
@@ -65,9 +67,12 @@ class Owner:
         "_is_get",
         "_keep_alive",
         "_kept",
+        "_may_be_behind",
         "_pause",
+        "_origin",
         "_reply",
         "_resume",
+        "_resume_path",
         "_rules",
         "_slow",
         "_writer",
@@ -85,10 +90,12 @@ class Owner:
         *,
         is_get: bool,
         has_key: bool,
+        origin: bytes,
         cut: Callable[[str, str], None],
         pause: Callable[[], None],
         resume: Callable[[], None],
         slow: Callable[[], None],
+        may_be_behind: Callable[[int], bool],
         may_be_sent: Callable[[], bool],
         count: Callable[[str], None],
         keep_alive: Callable[[float | None, Callable[[], bool]], None],
@@ -98,24 +105,28 @@ class Owner:
         self._context = context
         self._is_get = is_get
         self._has_key = has_key
+        self._origin = origin
         self._cut = cut
         self._pause = pause
         self._resume = resume
         self._slow = slow
+        self._may_be_behind = may_be_behind
         self.may_be_sent = may_be_sent
         self._count = count
         self._keep_alive = keep_alive
         self.server = ""  # which may have the request; "": none
         self._kept = _UNDECIDED
+        self._resume_path = b""  # at which its backend continues the stream
         self._events: NumberedEvents | None = None
         self._answer: list[bytes] = []
+        self._answered = 0  # bytes of its body
         self._reply: LocalReply | None = None
         self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
         self._writes: list[Callable[[], Awaitable[None]]] = []  # few at a time
         self._writer: asyncio.Task[None] | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         owned.on_cancel(self._cancel_soon)
-        owned.journal.watch(self._refused, self._drained)
+        owned.journal.watch(self._refused, self._fall_behind, self._drained)
 
     def __repr__(self) -> str:
         return f"<Owner of {self.owned.id}>"
@@ -131,7 +142,35 @@ class Owner:
         """All of the request has been received."""
         self._write(lambda: self.owned.fingerprinted(fingerprint))
 
+    def moved(self, server: str) -> None:
+        """Another one continues the response."""
+        self.server = server
+        self._write(lambda: self.owned.started(server))
+
     # The response.
+
+    def events(
+        self, length: int, after: bytes, resume_path: bytes, *, to_chunks: bool
+    ) -> ContinuedEvents | None:
+        """The body of an event stream that its backend can continue, behind the event `after`."""
+        if 200 in self._rules.release_on:
+            return None
+        self._kept = _EVENTS
+        self._resume_path = resume_path
+        self._events = self._numbered(UNTIL_CLOSE, to_chunks=to_chunks, adds_ids=False)
+        return ContinuedEvents(length, self._events, after=after, to_chunks=to_chunks)
+
+    def _numbered(self, length: int, *, to_chunks: bool, adds_ids: bool = True) -> NumberedEvents:
+        return NumberedEvents(
+            length,
+            event_ids.prefix(self.owned.id),
+            self.owned.journal.append,
+            self.owned.journal.skip,
+            most_in_event=self._rules.max_event,
+            to_chunks=to_chunks,
+            retried=self._retried,
+            adds_ids=adds_ids,
+        )
 
     def _decide(self, head: ResponseHead, length: int) -> int:
         rules = self._rules
@@ -145,14 +184,7 @@ class Owner:
         """A body of this length, which is kept as it passes."""
         self._kept = self._decide(head, length)
         if self._kept == _EVENTS:
-            self._events = NumberedEvents(
-                length,
-                event_ids.prefix(self.owned.id),
-                self._keep_events,
-                self.owned.journal.skip,
-                most_in_event=self._rules.max_event,
-                to_chunks=to_chunks,
-            )
+            self._events = self._numbered(length, to_chunks=to_chunks)
             return self._events
         return KeptBody(length, self._keep, to_chunks=to_chunks)
 
@@ -175,7 +207,11 @@ class Owner:
             self._keep_alive(self._rules.keep_alive, lambda: events.is_between_events)
         if self._kept == _NOTHING:
             self.owned.journal.skip()
-        self._write(lambda: self.owned.headed(stored, is_stream=is_stream))
+        path = self._resume_path.decode()
+        origin = heads.allowed_origin(fields, self._origin).decode()
+        self._write(
+            lambda: self.owned.headed(stored, is_stream=is_stream, resume_path=path, origin=origin)
+        )
         fields = heads.for_turn(
             fields,
             self.owned.id,
@@ -189,17 +225,15 @@ class Owner:
             first = (chunk(beginning) if to_chunks else beginning) + first
         return fields, first
 
-    def _keep_events(self, events: bytes, count: int) -> None:
-        journal = self.owned.journal
-        journal.append(events, count)
-        if journal.unacknowledged > MOST_UNACKNOWLEDGED and self._giving_up is None:
-            self._fall_behind()
-
     def _keep(self, data: bytes) -> None:
         if self._kept == _CHUNKS:
-            self._keep_events(data, 1)
-        elif self._kept == _ANSWER and sum(map(len, self._answer)) <= MOST_IN_ANSWER:
+            self.owned.journal.append(data, 1)
+        elif self._kept == _ANSWER and self._answered <= MOST_IN_ANSWER:
             self._answer.append(data)
+            self._answered += len(data)
+
+    def _retried(self, retry: bytes) -> None:
+        self._write(lambda: self.owned.retried(retry.decode()))
 
     @property
     def is_kept(self) -> bool:
@@ -212,12 +246,13 @@ class Owner:
         """Its client reads more slowly than the server sends, and is not waited for."""
         if not self.is_kept:
             self._slow()
-        elif unsent > self._rules.journal_size:
+        elif unsent > self._rules.journal_size or not self._may_be_behind(unsent):
             self._cut("c", "the client reads too slowly")
 
     # The journal.
 
     def _fall_behind(self) -> None:
+        """The store is slow: the server waits for it."""
         self._pause()
         self._giving_up = self._context.loop.call_later(_PAUSE, self._give_up)
 
@@ -270,6 +305,9 @@ class Owner:
             self._write(self.owned.cancelled)
         elif termination == "--" or termination.endswith("L"):
             self._ended_well()
+        elif termination[0] == "K" and self._resume_path:
+            self._count("fenced")
+            self._write(self.owned.orphan)
         else:
             self._lost("owner_stopped" if termination[0] == "K" else _side(termination))
 

@@ -77,6 +77,11 @@ class Place:
         assert self._reading is not None
         return await self._reading.next()
 
+    async def stay(self) -> None:
+        """As of a `Reading`."""
+        if self._reading is not None:
+            await self._reading.stay()
+
     async def _receive(self, reading: Reading) -> None:
         try:
             self._got = await reading.next()
@@ -179,6 +184,8 @@ class Place:
         """The number of the event with this id; 0: it is in none of these batches."""
         found = 0
         for batch in batches:
+            if not event_ids.may_have(batch.data, event_id):
+                continue
             number = batch.last - batch.events
             for each in event_ids.ids_of(batch.data):
                 number += 1

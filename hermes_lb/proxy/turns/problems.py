@@ -31,6 +31,7 @@ class TurnProblem(Exception):
         self.detail = detail
         self.turn = turn
         self.retry_after = retry_after
+        self.fields = b""  # more lines of the answer
 
     def reply(self, *, is_head: bool = False) -> LocalReply:
         """As the client gets it."""
@@ -51,6 +52,7 @@ class TurnProblem(Exception):
             fields += b"Retry-After: %d\r\n" % max(1, round(self.retry_after))
         if self.code == "store_away":
             fields += b"X-Hermes-Degraded: store\r\n"
+        fields += self.fields
         body = json.dumps(problem, separators=(",", ":")).encode() + b"\n"
         return LocalReply(self.status, fields, body, is_head)
 

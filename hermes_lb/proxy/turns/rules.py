@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from hermes_lb.proxy.turns.keys import head_session, header_key, json_session, query_key
+from hermes_lb.proxy.turns.keys import body_session, head_session, header_key, query_key
 from hermes_lb.proxy.turns.principal import PrincipalFinder
+from hermes_lb.turns.ports import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hermes_lb.proxy.turns.keys import BodySession
     from hermes_lb.turns.options import TurnOptions
 
 
@@ -26,6 +29,7 @@ class TurnRules:
         "find_in_body",
         "find_key",
         "find_session",
+        "has_sessions",
         "joins",
         "journal",
         "journal_size",
@@ -62,13 +66,14 @@ class TurnRules:
             self.find_key = query_key(name) if source == "query" else header_key
         self.key_required = options.idempotency == "required"
         self.find_session: Callable[[bytes], bytes] | None = None
-        self.find_in_body: Callable[[bytes], bytes] | None = None
+        self.find_in_body: Callable[[bytes], BodySession] | None = None
         if options.session is not None:
             kind, _, where = options.session.partition(":")
             if kind == "json":
-                self.find_in_body = json_session(where)
+                self.find_in_body = body_session(where)
             else:
                 self.find_session = head_session(options.session)
+        self.has_sessions = options.session is not None
         self.session_required = options.session_required
         self.waits = options.busy == "wait"
         self.joins = options.on_duplicate == "join"
@@ -85,3 +90,31 @@ class TurnRules:
         self.body_buffer = options.body_buffer
         self.release_on = frozenset(options.release_on)
         self.may_detach = may_detach
+
+    def claim(
+        self,
+        principal: str,
+        *,
+        key: str = "",
+        session: str = "",
+        fingerprint: str = "",
+        client_turns: int = 0,
+        client_waiters: int = 0,
+    ) -> Claim:
+        """Of a request with these digests; what else its client's address has here."""
+        return Claim(
+            principal=principal,
+            nonce=token_hex(16),
+            key=key,
+            session=session,
+            fingerprint=fingerprint,
+            waits=self.waits,
+            keep=self.keep,
+            keep_events=self.keep_events,
+            settle=self.settle,
+            repeats_lost=self.repeats_lost,
+            journal_size=self.journal_size,
+            linger=self.linger,
+            client_turns=client_turns,
+            client_waiters=client_waiters,
+        )

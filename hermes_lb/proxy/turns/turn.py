@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.turns import event_ids, heads
-from hermes_lb.proxy.turns.detached import Detached
+from hermes_lb.proxy.turns.executing import Executing
 from hermes_lb.proxy.turns.fingerprint import Fingerprint, plain_body
 from hermes_lb.proxy.turns.follower import follow
-from hermes_lb.proxy.turns.gate import Gate
-from hermes_lb.proxy.turns.owner import Owner
 from hermes_lb.proxy.turns.principal import digest
 from hermes_lb.proxy.turns.problems import (
     TurnProblem,
@@ -30,11 +27,10 @@ from hermes_lb.proxy.turns.problems import (
     not_found,
     outcome_unknown,
     session_busy,
-    store_away,
     turn_cancelled,
 )
+from hermes_lb.proxy.turns.takeover import attend
 from hermes_lb.turns import states
-from hermes_lb.turns.gateway import MOST_BUFFERED
 from hermes_lb.turns.ports import (
     BUSY,
     JOINED,
@@ -47,12 +43,11 @@ from hermes_lb.turns.ports import (
 )
 
 if TYPE_CHECKING:
-    from hermes_lb.backends import Server
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
-    from hermes_lb.proxy.turns.rules import TurnRules
-    from hermes_lb.turns.gateway import TurnGateway
+    from hermes_lb.proxy.resume import StreamRules
+    from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.turns.ports import Begun, OwnedTurn, Record
 
 # Seconds that the head of a stream waits for its turn to be stored. A store on the same machine
@@ -60,32 +55,34 @@ if TYPE_CHECKING:
 _AT_HEAD: Final = 0.05
 
 
-class Turn(Gate):
+class Turn(Executing):
     """A request on a route with turns, other than HEAD, OPTIONS, TRACE and upgrades."""
 
     __slots__ = (
         "_body",
         "_buffered",
-        "_detached",
         "_fingerprint",
         "_is_body_read",
+        "_is_in_parts",
         "_is_tried",
         "_key",
-        "_owned_id",
         "_plain",
         "_principal",
         "_record",
-        "_rules",
         "_session",
-        "_starts",
+        "_stream",
         "_then",
+        "_turns",
     )
 
     def __init__(
-        self, exchange: TurnRequest, context: Context, gateway: TurnGateway, rules: TurnRules
+        self, exchange: TurnRequest, context: Context, gateway: TurnGateway, stream: StreamRules
     ) -> None:
-        super().__init__(exchange, context, gateway)
-        self._rules = rules
+        rules = stream.turns
+        assert rules is not None
+        super().__init__(exchange, context, gateway, rules)
+        self._stream = stream
+        self._client.passes_resume = stream.resumes
         head = exchange.head
         self._principal = ""
         self._key = ""  # digests
@@ -93,7 +90,8 @@ class Turn(Gate):
         self._is_body_read = head.length == 0
         self._plain = plain_body(head.length)
         self._body: list[bytes] | None = None  # that is read for its session
-        self._buffered = 0
+        self._buffered = 0  # bytes of it that are kept, here or to be sent
+        self._is_in_parts = False  # the exchange keeps it, too
         if rules.find_in_body is not None and head.length:
             self._body = []
             self.most_kept = rules.body_buffer + 1
@@ -101,9 +99,7 @@ class Turn(Gate):
         self._is_tried = False  # an unkeyed stream has been offered to the store
         self._then = ""  # what follows the end of the request's body: "claim" or "compare"
         self._record: Record | None = None  # of the turn that it has joined
-        self._owned_id = ""
-        self._starts = 0  # attempts that were stored
-        self._detached: Detached | None = None
+        self._turns = 0  # that it has claimed, and not joined
         if not rules.repeats:
             head.can_repeat = False  # but for failed dials
 
@@ -156,22 +152,27 @@ class Turn(Gate):
     def _buffer(self, body: list[bytes], data: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
-        body.append(data)
-        self._buffered += len(data)
-        self.gateway.buffered += len(data)
-        if self._buffered > self._rules.body_buffer:
-            self._forget_body()
+        size = len(data)
+        if self._buffered + size > self._rules.body_buffer:
             exchange.refuse(RequestRefused(413, "the body is too large to find its session"))
-        elif self.gateway.buffered > MOST_BUFFERED:
-            self._forget_body()
+        elif not self.gateway.bodies.has_room(self._address, size):
             self.refuse(
                 TurnProblem(503, "body_buffer_full", "too many bodies are read", retry_after=1)
             )
+        else:
+            body.append(data)
+            self._buffered += size
+            self.gateway.bodies.add(self._address, size)
 
     def _forget_body(self) -> None:
+        """Nothing of it is kept any more."""
         self._body = None
-        self.gateway.buffered -= self._buffered
-        self._buffered = 0
+        if self._buffered:
+            self.gateway.bodies.add(self._address, -self._buffered)
+            self._buffered = 0
+
+    def body_sent(self) -> None:
+        self._forget_body()
 
     def body_ended(self) -> None:
         self._is_body_read = True
@@ -201,8 +202,11 @@ class Turn(Gate):
         if body:
             self.body_received(body)
             self._is_body_read = True
+        else:
+            self._is_in_parts = True
         if self.exchange is None:  # its body was refused
             return
+        attend(self, self._principal, self._stream)
         try:
             resumed = self._resumed_event()
         except TurnProblem as problem:
@@ -231,17 +235,9 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         if self._body is not None:
-            body = b"".join(self._body)
-            self._forget_body()
-            assert self._rules.find_in_body is not None
-            try:
-                self._session = self._digest(b"session", self._rules.find_in_body(body))
-                if self._session and not self._principal:
-                    raise _principal_required()
-            except TurnProblem as problem:
-                self.refuse(problem)
-                return
-        if self._rules.session_required and not self._session:
+            exchange.enter(phases.CLAIM, now)
+            self.spawn(self._claim_by_body())
+        elif self._rules.session_required and not self._session:
             self.refuse(_session_required())
         elif self._key or self._session:
             exchange.enter(phases.CLAIM, now)
@@ -249,24 +245,56 @@ class Turn(Gate):
         else:
             exchange.proceed(now)
 
+    async def _claim_by_body(self) -> None:
+        assert self._body is not None
+        assert self._rules.find_in_body is not None
+        session = self._rules.find_in_body(b"".join(self._body))
+        is_read = False
+        while not is_read:
+            if self.exchange is None:
+                return
+            # All bodies take turns, one part of one in a loop iteration: other work goes on.
+            async with self.gateway.reads_body:
+                is_read = session.advance()
+                if not is_read:
+                    await asyncio.sleep(0)
+        exchange = self.exchange
+        if exchange is None:
+            return
+        self._body = None
+        if not self._is_in_parts:  # it is small, and a part of the request
+            self._forget_body()
+        self._session = self._digest(b"session", session.name)
+        if self._session and not self._principal:
+            raise _principal_required()
+        if self._rules.session_required and not self._session:
+            raise _session_required()
+        if self._key or self._session:
+            await self._begin()
+        else:
+            exchange.proceed(self.context.clock())
+
     def _make_claim(self) -> Claim:
-        rules = self._rules
-        return Claim(
-            principal=self._principal,
-            nonce=token_hex(16),
+        is_known = self._fingerprint is not None and self._is_body_read
+        return self._rules.claim(
+            self._principal,
             key=self._key,
             session=self._session,
-            fingerprint=self._fingerprint.text if self._fingerprint and self._is_body_read else "",
-            waits=rules.waits,
-            keep=rules.keep,
-            keep_events=rules.keep_events,
-            settle=rules.settle,
-            repeats_lost=rules.repeats_lost,
-            journal_size=rules.journal_size,
+            fingerprint=self._fingerprint.text if self._fingerprint and is_known else "",
+            client_turns=self.gateway.turns.of(self._address),
+            client_waiters=self.gateway.waiters.of(self._address),
         )
+
+    def _count(self, turns: int) -> None:
+        """It has this many turns, 0 or 1, of those of its client's address."""
+        if turns and self.exchange is None:  # over before it began
+            return
+        self.gateway.turns.add(self._address, turns - self._turns)
+        self._turns = turns
 
     async def _begin(self) -> None:
         claim = self._make_claim()
+        self._count(1)
         begun = await self.gateway.store.begin(claim)
         exchange = self.exchange
         if exchange is None:
@@ -279,7 +307,7 @@ class Turn(Gate):
             await self._join(begun.record)
             return
         assert begun.owned is not None
-        owner = self._own(begun.owned)
+        owner = self.own(begun.owned, has_key=bool(self._key))
         if self._key and self._is_body_read:
             if not claim.fingerprint:
                 assert self._fingerprint is not None
@@ -290,7 +318,7 @@ class Turn(Gate):
         exchange = self.exchange
         if exchange is not None:
             if self._session:
-                fence = b"X-Hermes-Fence: %d\r\n" % begun.owned.fence
+                fence = heads.fence_field(begun.owned.fence)
                 exchange.rewrite(heads.with_field(exchange.request_head, fence))
             exchange.proceed(self.context.clock())
 
@@ -298,74 +326,24 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         exchange.enter(phases.SESSION, self.context.clock())
+        self.gateway.waiters.add(self._address, 1)
         try:
             await owned.granted()
         except Fenced:  # or the exchange has ended, and released it
             raise turn_cancelled(owned.id) from None
-
-    def _own(self, owned: OwnedTurn) -> Owner:
-        exchange = self._exchange
-        assert exchange is not None
-        self._client.owner = owner = Owner(
-            owned,
-            self._rules,
-            self.context,
-            is_get=exchange.head.method == b"GET",
-            has_key=bool(self._key),
-            cut=self._cut,
-            pause=self._pause_server,
-            resume=self._resume_server,
-            slow=self._client_is_too_slow,
-            may_be_sent=self._may_be_sent,
-            count=self.count,
-            keep_alive=self.keep_alive,
-        )
-        self._owned_id = owned.id
-        return owner
-
-    def _may_be_sent(self) -> bool:
-        """A server may have got the request: of an earlier attempt, if those are repeated."""
-        exchange = self._exchange
-        assert exchange is not None
-        return exchange.connected_at >= 0.0 or (self._rules.repeats and exchange.retries > 0)
+        finally:
+            self.gateway.waiters.add(self._address, -1)
 
     def over(self) -> None:
         super().over()
         self._forget_body()
-        if self._detached is not None:
-            self._detached.leave()
-            self._detached = None
-        if self._owned_id:
-            self.gateway.ended(self._owned_id)
-
-    # Before the request leaves.
-
-    def starts(self, server: Server, now: float) -> bool:
-        owner, exchange = self._client.owner, self._exchange
-        if owner is None or exchange is None:
-            return False
-        if owner.server == server.name:
-            return False
-        exchange.enter(phases.CLAIM, now)
-        self._starts += 1
-        self.spawn(self._start(owner, server.name, self._starts))
-        return True
-
-    async def _start(self, owner: Owner, server: str, number: int) -> None:
-        """`number`: of this attempt; another one may overtake it."""
-        try:
-            await owner.start(server)
-        except Fenced:
-            raise turn_cancelled(owner.owned.id) from None
-        exchange = self.exchange
-        is_present = exchange is not None and exchange.phase == phases.CLAIM
-        if exchange is not None and is_present and number == self._starts:
-            exchange.connect(self.context.clock())
+        self._count(0)
 
     # Joined.
 
     async def _join(self, record: Record) -> None:
         """Another request has, or had, the turn of this key."""
+        self.follows(record)
         if record.state == states.LOST:
             raise outcome_unknown(record.id, record.reason)
         if record.state == states.CANCELLED:
@@ -377,11 +355,12 @@ class Turn(Gate):
         exchange = self._exchange
         assert exchange is not None
         self._record = record
-        self.follows(record.id)
+        exchange.discard_body()
+        self._forget_body()
+        self._count(0)
         if self._is_body_read:
             await self._follow_joined(record)
             return
-        exchange.discard_body()
         self._wait_for_body("compare")
 
     def _joined_body_ended(self) -> None:
@@ -436,12 +415,15 @@ class Turn(Gate):
         await asyncio.wait({work}, timeout=_AT_HEAD)
         if not work.done() or self._client.owner is None:
             self._client.is_degraded = True
+            self._count(0)
             self.count("degraded")
 
     async def _begin_late(self, server: str) -> None:
         owned = None
         try:
-            begun = await self.gateway.store.begin(self._make_claim())
+            claim = self._make_claim()
+            self._count(1)
+            begun = await self.gateway.store.begin(claim)
             owned = begun.owned
             if owned is None:
                 return
@@ -452,90 +434,7 @@ class Turn(Gate):
         if self.exchange is None or self._client.is_degraded:
             await _release(owned)
             return
-        self._own(owned).server = server
-
-    # The client.
-
-    def client_left(self) -> bool:
-        """The turn goes on without it, if a server may have its whole request."""
-        owner, exchange, client = self._client.owner, self._exchange, self._client
-        if owner is None or exchange is None or client.real is None:
-            return False
-        if not exchange.is_request_read or exchange.phase >= phases.FLUSH:
-            return False
-        turn = owner.owned.id
-        is_followed = self.gateway.is_followed(turn)
-        if not (is_followed or (owner.server and self._rules.may_detach)):
-            return False
-        self._detach("C" + exchange.letter, "its client left")
-        if not (owner.server and self._rules.may_detach):
-            # It is cancelled, or was not sent yet: the last one that follows it decides.
-            self.gateway.abandon(turn, self._last_follower_left)
-        return True
-
-    def _last_follower_left(self) -> None:
-        exchange, owner = self.exchange, self._client.owner
-        if exchange is None or owner is None:
-            return
-        if not (owner.server and self._rules.may_detach):
-            exchange.abort_client("C" + exchange.letter, "all of its clients left")
-
-    def _detach(self, termination: str, reason: str) -> None:
-        """The exchange goes on without its client, which is cut off."""
-        exchange, client = self._exchange, self._client
-        assert exchange is not None
-        assert client.real is not None
-        real, client.real = client.real, None
-        until = self.context.clock() + self._rules.linger
-        self._detached = Detached(exchange, client.peer, self.context.live, until)
-        exchange.note(reason)
-        real.cut_off(termination)
-        client.is_slow = False
-        if client.is_writing_paused:
-            exchange.client_caught_up()
-
-    def client_is_slow(self) -> bool:
-        client = self._client
-        if client.owner is not None and client.owner.is_kept:
-            client.is_slow = True
-            return True
-        client.is_writing_paused = True
-        return False
-
-    def _client_is_too_slow(self) -> None:
-        """Its response is not kept: the server waits for the client, as for any other."""
-        self._client.is_slow = False
-        self._client.is_writing_paused = True
-        if self._exchange is not None:
-            self._exchange.client_is_slow()
-
-    # What an owner asks for.
-
-    def _cut(self, by: str, reason: str) -> None:
-        exchange = self.exchange
-        if exchange is None:
-            return
-        owner = self._client.owner
-        if by == "c" and self._rules.may_detach and self._client.real is not None:
-            self._detach("cD", reason)  # it can come back for the rest
-        elif exchange.status or owner is None:
-            exchange.abort_client(by + exchange.letter, reason)
-        else:
-            problem = turn_cancelled(owner.owned.id) if by == "C" else store_away()
-            self.refuse(problem)
-
-    def _pause_server(self) -> None:
-        if self._exchange is not None and self._exchange.upstream is not None:
-            self._exchange.upstream.pause_reading()
-
-    def _resume_server(self) -> None:
-        if self._exchange is not None and self._exchange.upstream is not None:
-            self._exchange.upstream.resume_reading()
-
-    def describe(self, row: dict[str, Any]) -> dict[str, Any]:
-        if self._detached is not None:
-            return {**row, "client": None, "kind": "detached"}
-        return row
+        self.own(owned, has_key=False).server = server
 
 
 async def _release(owned: OwnedTurn | None) -> None:

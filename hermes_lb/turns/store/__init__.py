@@ -19,7 +19,8 @@ inventory       what operators see and delete
 
 Data, by turn:
 stored_journals   Journals (`journals` is what control needs of them); journal, the journal of one
-writer, outbox    batches on their way
-reading           a follower's place; subscriber, notifications
+outbox            the batches of one journal on their way; append_command, those of many
+writer            writes them, each lane to one server
+reading           a follower's place; subscriber, notifications; shared_work, one read for many
 embedded          the Valkey that the balancer starts; opening, all of it put together
 """

@@ -49,6 +49,9 @@ SCRIPTS: Final[dict[str, Script]] = {
         "cancel",
         "find",
         "renew",
+        "orphan",
+        "retry",
+        "take_over",
     )
 }
 
@@ -79,6 +82,7 @@ class Control:
                 known,
                 int(claim.repeats_lost),
                 *quotas,
+                _ms(claim.linger),
                 also=known,
             )
             if outcome != b"KNOWN":
@@ -94,8 +98,19 @@ class Control:
     async def start(self, turn: TurnName, server: str, *, is_durable: bool) -> None:
         await self._run("start", turn, server, is_durable=is_durable)
 
-    async def head(self, turn: TurnName, head: bytes, *, is_stream: bool, resume_path: str) -> None:
-        await self._run("head", turn, head, int(is_stream), resume_path)
+    async def head(
+        self,
+        turn: TurnName,
+        head: bytes,
+        *,
+        is_stream: bool,
+        resume_path: str = "",
+        origin: str = "",
+    ) -> None:
+        await self._run("head", turn, head, int(is_stream), resume_path, origin)
+
+    async def retry(self, turn: TurnName, retry: str) -> None:
+        await self._run("retry", turn, retry)
 
     async def fingerprint(self, turn: TurnName, fingerprint: str) -> None:
         await self._run("fingerprint", turn, fingerprint)
@@ -118,6 +133,15 @@ class Control:
 
     async def lose(self, turn: TurnName, owner: str, reason: str, nonce: str) -> None:
         await self._run("lose", turn, owner, reason, nonce)
+
+    async def orphan(self, turn: TurnName, owner: str, nonce: str) -> None:
+        """Its owner has left or is dead, and another process may take it over."""
+        await self._run("orphan", turn, owner, nonce)
+
+    async def take_over(self, turn: TurnName, incarnation: str, nonce: str) -> int:
+        """`turn`: with the nonce of before -> its fence."""
+        [fence] = await self._run("take_over", turn, incarnation, nonce)
+        return int(fence)
 
     async def cancel(self, turn: TurnName) -> None:
         await self._run("cancel", turn)
@@ -145,9 +169,10 @@ class Control:
         keys = (*control_keys(turn.id, turn.key, turn.session), control_keys(also or turn.id).turn)
         run = self._client.run_durably if is_durable else self._client.run
         reply = await run(SCRIPTS[name], keys, (turn.id, turn.principal, turn.nonce, *args))
+        if not (isinstance(reply, list) and len(reply) > 1 and isinstance(reply[-1], list)):
+            raise self._client.went_away(f"{name}: a reply that is not the script's")
         found: list[Reply] = reply[:-1]
-        wakes = reply[-1]
-        for each in wakes:
+        for each in reply[-1]:
             incarnation, _, woken = each.decode().partition(" ")
             self._wake(incarnation, woken)
         if found[0] == b"FENCED":

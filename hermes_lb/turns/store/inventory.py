@@ -75,7 +75,7 @@ class Inventory:
                 await self._client.ask(own, "DEL", own)
             else:  # its owner would write it again
                 publish = "SPUBLISH" if self._client.topology.is_sharded else "PUBLISH"
-                await self._client.run(_FENCE_OFF, (own, events), ("purged", publish))
+                await self._client.run(_FENCE_OFF, (own, events), ("purged", publish, ""))
             await self._client.ask(events, "DEL", events)
         async for key in self._keys(principal_keys(principal)):
             await self._client.ask(key, "DEL", key)

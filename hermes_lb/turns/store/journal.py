@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from hermes_lb.turns.ports import Fenced, StoreAway
+from hermes_lb.turns.ports import HIGH_WATER, Fenced, StoreAway
+from hermes_lb.turns.store.append_command import packed, terms_of
 from hermes_lb.turns.store.journals import Kept, OwnedJournal
 from hermes_lb.turns.store.keys import journal_keys
-from hermes_lb.turns.store.outbox import OutBatch, Outbox
+from hermes_lb.turns.store.outbox import Outbox
 from hermes_lb.turns.store.scripts import script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.turns.ports import Claim, End
-    from hermes_lb.turns.store.link import Command
-    from hermes_lb.turns.store.writer import Lane, Writer
+    from hermes_lb.turns.store.lane import Lane
+    from hermes_lb.turns.store.outbox import OutBatch
+    from hermes_lb.turns.store.writer import Writer
 
-APPEND: Final = script("append")
 _FINISH: Final = script("finish")
 _FOLLOWED: Final = script("followed")
 
-#: Bytes that the store may have not acknowledged; the caller pauses the server beyond them.
-HIGH_WATER: Final = 256 * 1024
 # Seconds for which it may have more, before the journal is given up to here (rule 47); bytes at
 # which it is given up at once, since the server was not paused.
 _GIVE_UP: Final = 2.0
 _MOST: Final = 4 * HIGH_WATER
-# Bytes of a batch, except one of a single event: a follower reads whole batches. Of a small window
-# it is an eighth.
-_BATCH: Final = 64 * 1024
-# A journal that is not written lives for this longer than its turn is kept, in seconds: an outage
-# of the store must not end it.
-_LIVE: Final = 600.0
 
 
 class StoredJournal(OwnedJournal):
     """Made by `StoredJournals.open`."""
 
     __slots__ = (
-        "_batch_size", "_drained", "_empty", "_is_refused", "_last", "_life", "_nonce", "_outbox",
-        "_pending", "_pending_events", "_pending_size", "_refused", "_settled", "_size",
-        "_slow_since", "_writer", "is_dirty", "is_trimmed", "keys", "lane", "renewed_at", "ttl_ms",
-        "unacknowledged",
+        "_behind", "_cut_at", "_drained", "_empty", "_last", "_nonce", "_outbox", "_pending",
+        "_pending_size", "_refused", "_settled", "_slow_since", "_turn", "_writer", "is_dirty",
+        "is_refused", "is_trimmed", "lane", "packed_keys", "packed_nonce",
+        "renewed_at", "terms", "unacknowledged",
     )  # fmt: skip
 
     def __init__(self, turn: str, nonce: str, claim: Claim, writer: Writer) -> None:
-        self.keys = journal_keys(turn)
         self.is_stream = False
         self.is_trimmed = False
         self.unacknowledged = 0
@@ -55,26 +48,36 @@ class StoredJournal(OwnedJournal):
         self.lane: Lane | None = None
         self.is_dirty = False
         self.renewed_at = 0.0
-        self.ttl_ms = int((claim.keep + _LIVE) * 1000)
+        self.is_refused = False
+        self.terms = terms_of(claim.journal_size, claim.keep, claim.keep_events, writer.publish)
+        self.packed_keys = b"".join([packed(key) for key in journal_keys(turn)])
+        self.packed_nonce = packed(nonce)
         self._writer = writer
+        self._turn = turn
         self._nonce = nonce
-        self._size = claim.journal_size
-        self._batch_size = min(_BATCH, claim.journal_size // 8)
-        self._life = (claim.keep, min(claim.keep, claim.keep_events))
         self._last = 0  # event that was appended
-        self._pending: list[bytes] = []  # since the last flush
-        self._pending_events = 0
+        self._cut_at = 0  # the last one that is in a batch
+        self._pending: bytes | list[bytes] = b""  # behind it; nearly always one event
         self._pending_size = 0
         self._outbox = Outbox(writer.client.topology.has_failover)
         self._slow_since = 0.0
         self._settled = 0  # acknowledged, if only once, or given up, up to this event
-        self._is_refused = False
         self._empty: asyncio.Event | None = None
         self._refused: Callable[[], None] | None = None
+        self._behind: Callable[[], None] | None = None
         self._drained: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
-        return f"<StoredJournal {self.keys[1]} {self._last} unacknowledged={self.unacknowledged}>"
+        return f"<StoredJournal {self._turn} {self._last} unacknowledged={self.unacknowledged}>"
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        return journal_keys(self._turn)
+
+    def go_on(self, last: int, *, is_trimmed: bool) -> None:
+        """Behind the events of another process, whose turn was taken over."""
+        self._last = self._cut_at = self._settled = last
+        self.is_stream, self.is_trimmed = True, is_trimmed
 
     @property
     def is_slow(self) -> bool:
@@ -82,14 +85,21 @@ class StoredJournal(OwnedJournal):
         return self._slow_since > 0.0
 
     def append(self, data: bytes, events: int) -> None:
-        if self._is_refused or not data:
+        if self.is_refused or not data:
             return
         size = len(data)
-        if self._pending_size + size > self._batch_size:
+        pending = self._pending
+        if not pending:
+            self._pending, self._pending_size = data, size
+        elif self._pending_size + size > self.terms.batch_size:
             self._cut()
-        self._pending.append(data)
-        self._pending_events += events
-        self._pending_size += size
+            self._pending, self._pending_size = data, size
+        else:
+            self._pending_size += size
+            if isinstance(pending, list):
+                pending.append(data)
+            else:
+                self._pending = [pending, data]
         self._last += events
         self.unacknowledged += size
         if not self.is_dirty:
@@ -98,22 +108,28 @@ class StoredJournal(OwnedJournal):
             self._is_behind()
 
     def skip(self) -> None:
-        if self._is_refused:
+        if self.is_refused:
             return
         self._cut()
+        self._outbox.put(self._last, self._last + 1, b"")
         self._last += 1
-        self._outbox.put(OutBatch(self._last - 1, self._last, b""))
+        self._cut_at = self._last
         self.is_trimmed = True
         if not self.is_dirty:
             self._writer.add(self)
 
-    def watch(self, refused: Callable[[], None], drained: Callable[[], None]) -> None:
-        self._refused, self._drained = refused, drained
+    def watch(
+        self,
+        refused: Callable[[], None],
+        behind: Callable[[], None],
+        drained: Callable[[], None],
+    ) -> None:
+        self._refused, self._behind, self._drained = refused, behind, drained
 
     def refuse(self) -> None:
-        if self._is_refused:
+        if self.is_refused:
             return
-        self._is_refused = True
+        self.is_refused = True
         self._drop_pending()
         self._outbox.clear()
         self.unacknowledged = 0
@@ -125,11 +141,11 @@ class StoredJournal(OwnedJournal):
     async def finish(self, end: End) -> Kept:
         while True:
             await self._all_acknowledged()
-            if self._is_refused:
+            if self.is_refused:
                 raise Fenced
-            args = (self._nonce, self._last, int(end.is_clean), end.reason, self._life_ms)
-            client, publish = self._writer.client, self._writer.publish
-            reply = await client.run(_FINISH, self.keys, (*args, publish))
+            args = (self._nonce, self._last, int(end.is_clean), end.reason)
+            life, publish = self.terms.lives[self.is_stream], self._writer.publish
+            reply = await self._writer.client.run(_FINISH, self.keys, (*args, life, publish))
             if isinstance(reply, list):
                 self._writer.forget(self)
                 return Kept(*reply)
@@ -139,20 +155,25 @@ class StoredJournal(OwnedJournal):
                 self._outbox.lose_behind(-2 - reply, self._last)
                 self._writer.add(self)
 
+    async def settle(self) -> None:
+        await self._all_acknowledged()
+        if self.is_refused:
+            raise Fenced
+        self._writer.forget(self)
+
+    async def notify(self) -> None:
+        with suppress(StoreAway):  # they look by themselves
+            await self._writer.client.publish(self.keys[1], "")
+
     async def is_followed(self) -> bool:
         return bool(await self._writer.client.run(_FOLLOWED, self.keys[:1], ()))
-
-    @property
-    def _life_ms(self) -> int:
-        """Of its events, after the end."""
-        return int(self._life[self.is_stream] * 1000)
 
     async def _all_acknowledged(self) -> None:
         if self._empty is None:
             self._empty = asyncio.Event()
         try:
             async with asyncio.timeout(self._writer.client.patience):
-                while (self._pending or self._outbox) and not self._is_refused:
+                while (self._pending or self._outbox) and not self.is_refused:
                     self._empty.clear()
                     await self._empty.wait()
         except TimeoutError:
@@ -160,20 +181,22 @@ class StoredJournal(OwnedJournal):
 
     def _cut(self) -> None:
         """Make a batch of what is pending."""
-        if self._pending:
-            last = self._last
-            pending = b"".join(self._pending)
-            self._outbox.put(OutBatch(last - self._pending_events, last, pending))
+        pending = self._pending
+        if pending:
+            data = pending if isinstance(pending, bytes) else b"".join(pending)
+            self._outbox.put(self._cut_at, self._last, data)
             self._drop_pending()
 
     def _drop_pending(self) -> None:
-        self._pending.clear()
-        self._pending_events = self._pending_size = 0
+        self._cut_at = self._last
+        self._pending = b""
 
     def _is_behind(self) -> None:
         now = self._writer.now()
         if not self._slow_since:
             self._slow_since = now
+            if self._behind is not None:
+                self._behind()
         elif now - self._slow_since >= _GIVE_UP or self.unacknowledged > _MOST:
             self._drop_pending()
             self._outbox.give_up(self._last)
@@ -193,31 +216,33 @@ class StoredJournal(OwnedJournal):
 
     # Called by the writer.
 
-    def commands(self) -> list[Command]:
-        """Those that append what has not been sent; a reply to each is passed on."""
-        self._cut()
-        ttl, publish, life = self.ttl_ms, self._writer.publish, self._life_ms
-        return [
-            (
-                "EVALSHA", APPEND.sha, 2, *self.keys,
-                self._nonce, before, last, data, self._size, ttl, publish, life,
-            )
-            for before, last, data in self._outbox.unsent()
-        ]  # fmt: skip
+    @property
+    def packed_terms(self) -> bytes:
+        return self.terms.packed[self.is_stream]
 
-    def acknowledged(self, reply: int) -> None:
+    def unsent(self) -> list[OutBatch]:
+        """The batches to send now; for each of them, one of the next two is called."""
+        self._cut()
+        return self._outbox.unsent()
+
+    def arguments(self, batch: OutBatch) -> tuple[str | bytes | int, ...]:
+        """Of append.lua."""
+        return *self.terms.arguments[self.is_stream], self._nonce, *batch
+
+    def acknowledged(self, reply: int, now: float) -> None:
         """A reply of append.lua."""
         outbox = self._outbox
-        if reply == -1:
-            self.refuse()
-            outbox.failed()
-        elif reply < 0:
-            outbox.behind(-2 - reply)
-        else:
-            batch = outbox.acknowledged(self._writer.now())
+        if reply >= 0:
+            batch = outbox.acknowledged(now)
             if batch is not None:
                 self._has_acknowledged(batch, reply)
-        self._repeat()
+        elif reply == -1:
+            self.refuse()
+            outbox.failed()
+        else:
+            outbox.behind(-2 - reply)
+        if outbox.is_broken:
+            self._repeat()
 
     def failed(self) -> None:
         """No reply, or an error."""
@@ -228,16 +253,18 @@ class StoredJournal(OwnedJournal):
         self._outbox.tidy(now)
 
     def _has_acknowledged(self, batch: OutBatch, begins: int) -> None:
-        self.is_trimmed = self.is_trimmed or begins > 0
-        if batch.last > self._settled:
-            self._settled = batch.last
-            self.unacknowledged -= len(batch.data)
+        if begins:
+            self.is_trimmed = True
+        _, last, data = batch
+        if last > self._settled:
+            self._settled = last
+            self.unacknowledged -= len(data)
         if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
             self._drain()
         if not self._outbox:
             self._wake()
 
     def _repeat(self) -> None:
-        if self._outbox.is_to_repeat and not self._is_refused:
-            self._outbox.repeat(self._last - self._pending_events)
+        if self._outbox.is_to_repeat and not self.is_refused:
+            self._outbox.repeat(self._cut_at)
             self._writer.add(self)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from hermes_lb.turns.ports import Journal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from hermes_lb.turns.ports import Claim, End, Reading, Record
+    from hermes_lb.turns.ports import Batch, Claim, End, Reading, Record
 
 
 class Kept(NamedTuple):
@@ -33,6 +33,14 @@ class OwnedJournal(Journal):
         StoreAway."""
         raise NotImplementedError
 
+    async def settle(self) -> None:
+        """Write what is left, and no end: another process goes on. Raises Fenced, StoreAway."""
+        raise NotImplementedError
+
+    async def notify(self) -> None:
+        """Followers look at the turn's record: it has a head, or no owner any more."""
+        raise NotImplementedError
+
     async def is_followed(self) -> bool:
         """Whether a request at any balancer reads it, or has within the last seconds. Raises
         StoreAway."""
@@ -41,6 +49,14 @@ class OwnedJournal(Journal):
     def refuse(self) -> None:
         """Another process has the turn, as control has found: call `refused`, write no more."""
         raise NotImplementedError
+
+
+class Adopted(NamedTuple):
+    """The journal of a turn that was taken over; `last` and `tail` as of `ports.Takeover`."""
+
+    journal: OwnedJournal
+    last: int
+    tail: Sequence[Batch]
 
 
 class Journals:
@@ -52,8 +68,20 @@ class Journals:
         """For a turn that has just begun: `nonce` may append to it."""
         raise NotImplementedError
 
-    async def fence_off(self, turn: str, nonce: str) -> None:
-        """Let only `nonce` append to it. Raises StoreAway."""
+    async def fence_off(self, turn: str, nonce: str, after: str = "") -> tuple[str, bool]:
+        """Let only `nonce` append to it, in the place of `after` ("": of any).
+
+        Returns the nonce that may: another one, if `after` was fenced off before, which the caller
+        goes on with; and whether all of the response is there. Raises StoreAway.
+        """
+        raise NotImplementedError
+
+    async def adopt(self, turn: str, nonce: str, claim: Claim) -> Adopted:
+        """Go on with it, as `nonce` may. Raises Fenced, StoreAway."""
+        raise NotImplementedError
+
+    async def kept(self, turn: str) -> Kept:
+        """The contents of a journal that has ended. Raises StoreAway."""
         raise NotImplementedError
 
     def follow(

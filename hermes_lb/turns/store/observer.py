@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.ports import StoreAway
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from hermes_lb.turns.store.client import StoreClient
     from hermes_lb.turns.store.timing import Timing
+
+logger = logging.getLogger("hermes_lb.turns")
 
 # Seconds without a question after which an incarnation is not observed any more. Followers and
 # waiters ask every 2 s.
@@ -46,7 +49,12 @@ class Observer:
         self._has_new = asyncio.Event()
 
     def is_dead(self, incarnation: str) -> bool:
-        """As far as is known; the first question starts the observation. Repeat it."""
+        """As far as is known; the first question starts the observation. Repeat it.
+
+        "" stands for no process: its turns have been left.
+        """
+        if not incarnation:
+            return True
         now = self._clock()
         sighting = self._sightings.get(incarnation)
         if sighting is None:
@@ -63,7 +71,7 @@ class Observer:
 
     async def has_died(self, incarnation: str) -> bool:
         """The same, but one that is retired is seen by the first question. Raises StoreAway."""
-        if incarnation not in self._sightings:
+        if incarnation and incarnation not in self._sightings:
             self.is_dead(incarnation)
             await self._sample(incarnation)
         return self.is_dead(incarnation)
@@ -71,7 +79,10 @@ class Observer:
     async def run(self) -> None:
         while True:
             self._has_new.clear()
-            await self.sample()
+            try:
+                await self.sample()
+            except Exception:  # without samples no turn of a dead process would end
+                logger.exception("the observation of other balancers failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timing.poll):
                     await self._has_new.wait()

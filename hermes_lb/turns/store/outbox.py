@@ -11,71 +11,61 @@ missing then are a gap: the window begins behind it.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 # Acknowledged batches are kept for this time, in seconds, and up to this size.
 _KEPT_FOR: Final = 2.0
 _KEPT_SIZE: Final = 256 * 1024
 
 
-class OutBatch(NamedTuple):
-    """Events `before + 1` to `last`. Without data, the window begins behind `last`."""
-
-    before: int
-    last: int
-    data: bytes
+#: (before, last, data): events `before + 1` to `last`. Without data, the window begins behind
+#: `last`. No named tuple: there is one for each token, and it would cost 0.2 us.
+OutBatch: TypeAlias = tuple[int, int, bytes]
 
 
 class Outbox:
     """`has_failover`: acknowledged batches are kept for a while."""
 
-    __slots__ = (
-        "_due",
-        "_has_failover",
-        "_in_flight",
-        "_is_broken",
-        "_kept",
-        "_kept_size",
-        "_queue",
-        "_stored",
-    )
+    __slots__ = ("_due", "_in_flight", "_kept", "_kept_size", "_queue", "_stored", "is_broken")
 
     def __init__(self, has_failover: bool) -> None:
-        self._has_failover = has_failover
         self._queue: list[OutBatch] = []
         self._in_flight = 0
         self._due = 0  # replies
-        self._is_broken = False  # they are ignored
+        #: They are ignored, and awaited.
+        self.is_broken = False
         self._stored = -1  # the last event that the store has, if it said that it has less
-        self._kept: list[tuple[float, OutBatch]] = []
+        self._kept: list[tuple[float, OutBatch]] | None = [] if has_failover else None
         self._kept_size = 0
 
     def __bool__(self) -> bool:
         """Whether a batch is not acknowledged."""
         return bool(self._queue)
 
-    def put(self, batch: OutBatch) -> None:
-        self._queue.append(batch)
+    def put(self, before: int, last: int, data: bytes) -> None:
+        self._queue.append((before, last, data))
 
     def give_up(self, last: int) -> None:
         """Keep nothing up to event `last`: the window begins behind it."""
         del self._queue[self._in_flight :]
-        self._queue.append(OutBatch(last, last, b""))
+        self.put(last, last, b"")
         self._forget_kept()
 
     def clear(self) -> None:
         self._queue.clear()
         self._forget_kept()
         self._in_flight = 0
-        self._is_broken = True
+        self.is_broken = True
 
     def unsent(self) -> list[OutBatch]:
         """They are in flight after this, until `acknowledged`, `failed` or `behind` for each."""
-        if self._is_broken and self._due:
-            return []
-        self._is_broken = False
-        unsent = self._queue[self._in_flight :]
-        self._in_flight = len(self._queue)
+        if self.is_broken:
+            if self._due:
+                return []
+            self.is_broken = False
+        queue, in_flight = self._queue, self._in_flight
+        unsent = queue[in_flight:] if in_flight else queue.copy()
+        self._in_flight = len(queue)
         self._due += len(unsent)
         return unsent
 
@@ -89,27 +79,27 @@ class Outbox:
             return None
         self._in_flight -= 1
         batch = self._queue.pop(0)
-        if self._has_failover:
+        if self._kept is not None:
             self._kept.append((now, batch))
-            self._kept_size += len(batch.data)
+            self._kept_size += len(batch[2])
             self.tidy(now)
         return batch
 
     def failed(self) -> None:
         """The batch may be there, or not."""
         self._due -= 1
-        self._is_broken = True
+        self.is_broken = True
 
     def behind(self, stored: int) -> None:
         """The store's last event is `stored`, and the batch does not follow it."""
-        if not self._is_broken:
+        if not self.is_broken:
             self._stored = stored
         self.failed()
 
     @property
     def is_to_repeat(self) -> bool:
         """All replies behind a failure have come: call `repeat`, then send `unsent`."""
-        return self._is_broken and not self._due
+        return self.is_broken and not self._due
 
     def repeat(self, last: int) -> None:
         """Begin again with what is not acknowledged, or behind what the store has. `last`: of all
@@ -117,7 +107,7 @@ class Outbox:
         self._in_flight = 0
         stored, self._stored = self._stored, -1
         for index in range(len(self._queue) - 1, 0, -1):
-            if not self._queue[index].data:  # nothing before it is wanted
+            if not self._queue[index][2]:  # nothing before it is wanted
                 del self._queue[:index]
                 break
         if stored >= 0:
@@ -129,23 +119,26 @@ class Outbox:
         self.repeat(last)
 
     def _mend(self, stored: int, last: int) -> None:
-        self._queue[:0] = [batch for _, batch in self._kept if batch.last > stored]
+        self._queue[:0] = [batch for _, batch in self._kept or () if batch[1] > stored]
         self._forget_kept()
-        first = next((batch for batch in self._queue if batch.last > stored), None)
-        if first is None:
-            if last > stored:
-                self._queue.append(OutBatch(last, last, b""))
-        elif first.data and first.before != stored:
-            # A batch that the store has a part of can't be cut: it is dropped too.
-            missing = first.before if first.before > stored else first.last
-            self._queue.insert(0, OutBatch(missing, missing, b""))
+        for before, first_last, data in self._queue:
+            if first_last <= stored:
+                continue
+            if data and before != stored:
+                # A batch that the store has a part of can't be cut: it is dropped too.
+                missing = before if before > stored else first_last
+                self._queue.insert(0, (missing, missing, b""))
+            return
+        if last > stored:
+            self.put(last, last, b"")
 
     def tidy(self, now: float) -> None:
         """Forget what no failover can lose."""
         kept = self._kept
         while kept and (kept[0][0] < now - _KEPT_FOR or self._kept_size > _KEPT_SIZE):
-            self._kept_size -= len(kept.pop(0)[1].data)
+            self._kept_size -= len(kept.pop(0)[1][2])
 
     def _forget_kept(self) -> None:
-        self._kept.clear()
-        self._kept_size = 0
+        if self._kept:
+            self._kept.clear()
+            self._kept_size = 0

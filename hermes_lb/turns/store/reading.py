@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
 from hermes_lb.turns.ports import Batch, End, Reading, Trimmed
 from hermes_lb.turns.states import DONE, ENDED, RELEASED
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.turns.ports import Record
     from hermes_lb.turns.store.client import StoreClient
+    from hermes_lb.turns.store.shared_work import SharedWork
     from hermes_lb.turns.store.subscriber import Subscriber
 
 _READ: Final = script("read")
@@ -30,15 +32,23 @@ _LOOK: Final = 2.0
 _LEASE: Final = 8
 # Seconds that a subscription's confirmation is waited for; without it the looks are enough.
 _CONFIRMATION: Final = 1.0
-# Seconds between two looks for the head, doubled up to the second: it is not published.
-_HEAD: Final = (0.02, 0.5)
+
+
+class Page(NamedTuple):
+    """What a read finds. `begins`: the number behind which the journal's window begins."""
+
+    begins: int
+    batches: list[Batch]
+    is_full: bool  # there may be more
+    end: End | None
 
 
 class StoredReading(Reading):
     """`find`: the turn's present record, or None."""
 
     __slots__ = (
-        "_after", "_client", "_find", "_is_at_end", "_keys", "_listens", "_subscriber", "_woken",
+        "_after", "_client", "_find", "_is_at_end", "_keys", "_listens", "_shared", "_subscriber",
+        "_woken",
     )  # fmt: skip
 
     def __init__(
@@ -47,12 +57,14 @@ class StoredReading(Reading):
         after: int,
         client: StoreClient,
         subscriber: Subscriber,
+        shared: SharedWork[Page],
         find: Callable[[], Awaitable[Record | None]],
     ) -> None:
         self._keys = journal_keys(turn)
         self._after = after
         self._client = client
         self._subscriber = subscriber
+        self._shared = shared
         self._find = find
         self._woken = asyncio.Event()
         self._listens = False
@@ -87,15 +99,22 @@ class StoredReading(Reading):
                 await self._wait()
 
     async def head(self) -> Record:
-        pause, longest = _HEAD
         while True:
+            self._woken.clear()
             record = await self._find()
             if record is None:
                 raise Trimmed
             if record.head or record.state in ENDED:
                 return record
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
+            await self.stay()
+            if not self._listens:
+                self._listens = True
+                if await self._subscriber.listen(self._keys[1], self._wake, _CONFIRMATION):
+                    continue  # a head that was stored before may not have been notified
+            await self._wait()
+
+    async def stay(self) -> None:
+        await self._client.run(_READ, self._keys, (self._after, 0, 0, _LEASE))
 
     def close(self) -> None:
         if self._listens:
@@ -104,22 +123,27 @@ class StoredReading(Reading):
 
     async def _read(self) -> Sequence[Batch] | End | None:
         """A page; the end, if there is nothing before it."""
+        page = await self._shared.do((self._keys[0], self._after), self._read_page)
+        if self._after < page.begins:
+            raise Trimmed
+        if not page.batches:
+            return page.end
+        self._after = page.batches[-1].last
+        # Later batches are notified.
+        self._is_at_end = self._listens and not (page.is_full or page.end)
+        return page.batches
+
+    async def _read_page(self) -> Page:
         reply = await self._client.run(_READ, self._keys, (self._after, _PAGE, _ENTRIES, _LEASE))
         begins, is_clean, reason, *rest = reply
-        if self._after < begins:
-            raise Trimmed
-        if rest:
-            batches = [
-                Batch(last, events, data)
-                for last, events, data in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
-            ]
-            self._after = batches[-1].last
-            size = sum([len(batch.data) for batch in batches])
-            is_full = size >= _PAGE or len(batches) >= _ENTRIES
-            # Later batches are notified.
-            self._is_at_end = self._listens and not (is_full or is_clean)
-            return batches
-        return End(is_clean == b"1", reason.decode("utf-8", "replace")) if is_clean else None
+        batches = [
+            Batch(last, events, data)
+            for last, events, data in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+        ]
+        size = sum([len(batch.data) for batch in batches])
+        is_full = size >= _PAGE or len(batches) >= _ENTRIES
+        end = End(is_clean == b"1", reason.decode("utf-8", "replace")) if is_clean else None
+        return Page(begins, batches, is_full, end)
 
     def _end_of(self, record: Record) -> End:
         """The journal has no end of its own: its owner has died, or it has expired."""
@@ -133,5 +157,11 @@ class StoredReading(Reading):
     async def _wait(self) -> None:
         """Until it is notified, or it is time for a look."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK):
+            async with asyncio.timeout(self._until_next(_LOOK)):
                 await self._woken.wait()
+
+    def _until_next(self, period: float) -> float:
+        """Seconds until the next look of all followers of this turn, which share it."""
+        now = asyncio.get_running_loop().time()
+        phase = crc32(self._keys[0].encode()) / 2**32
+        return period * (1.0 - (now / period + phase) % 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.turns.ports import Record
+from hermes_lb.turns.states import RUNNING
 from hermes_lb.turns.store.keys import TurnName
 
 if TYPE_CHECKING:
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class StoredTurn(NamedTuple):
-    """A record, and what only the store needs. `owner`: its incarnation."""
+    """A record, and what only the store needs. `owner`: its incarnation; "" for none.
+
+    `is_abandoned`: it has had no owner for longer than a turn may go on without a client.
+    """
 
     record: Record
     principal: str
@@ -22,6 +26,13 @@ class StoredTurn(NamedTuple):
     session: str
     nonce: str
     owner: str
+    is_abandoned: bool
+
+    @property
+    def can_be_taken_over(self) -> bool:
+        """Its stream has begun, and its backend can continue it."""
+        record = self.record
+        return record.state == RUNNING and record.is_stream and bool(record.resume_path)
 
     @property
     def name(self) -> TurnName:
@@ -34,7 +45,7 @@ def read_stored(turn: str, fields: Sequence[Reply]) -> StoredTurn | None:
     if principal is None:
         return None
     server, resume_path, first, last, attempt, begun, ended, kept_until, nonce, owner, *rest = rest
-    session, now = rest
+    session, orphaned, linger, origin, retry, now = rest
     record = Record(
         id=turn,
         state=int(state),
@@ -52,10 +63,13 @@ def read_stored(turn: str, fields: Sequence[Reply]) -> StoredTurn | None:
         attempt=int(attempt or 1),
         begun_at=int(begun or 0) / 1000,
         ended_at=int(ended or 0) / 1000,
+        origin=_text(origin),
+        retry=_text(retry),
     )
     return StoredTurn(
-        record, _text(principal), _text(key), _text(session), _text(nonce), _text(owner)
-    )
+        record, _text(principal), _text(key), _text(session), _text(nonce), _text(owner),
+        bool(orphaned) and int(now) - int(orphaned) > int(linger or 0),
+    )  # fmt: skip
 
 
 def _text(field: bytes | None) -> str:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from hermes_lb.tasks import Tasks
 from hermes_lb.turns import ports
-from hermes_lb.turns.ports import Begun, Fenced, StoreAway, TurnStore
-from hermes_lb.turns.states import ENDED
+from hermes_lb.turns.ports import Begun, Fenced, StoreAway, Takeover, TurnStore
+from hermes_lb.turns.states import DONE, ENDED
 from hermes_lb.turns.store.control import Control
 from hermes_lb.turns.store.incarnation import Incarnation
 from hermes_lb.turns.store.keys import (
@@ -28,6 +28,7 @@ from hermes_lb.turns.store.observer import Observer
 from hermes_lb.turns.store.owned_turn import StoredOwnedTurn
 from hermes_lb.turns.store.quotas import QUOTAS, TOTAL_QUOTAS, Quotas, Totals
 from hermes_lb.turns.store.session_queue import SessionQueue
+from hermes_lb.turns.store.shared_work import SharedWork
 from hermes_lb.turns.store.stored import StoredTurn, read_stored
 from hermes_lb.turns.store.timing import TIMING, Timing
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.turns.ports import Claim, Reading, Record
     from hermes_lb.turns.store.client import StoreClient
-    from hermes_lb.turns.store.journals import Journals
+    from hermes_lb.turns.store.journals import Journals, OwnedJournal
     from hermes_lb.turns.store.subscriber import Subscriber
 
 logger = logging.getLogger("hermes_lb.turns")
@@ -52,9 +53,10 @@ _OUTCOMES: Final = {
 }
 # Seconds, for `Begun.retry_after` where nothing better is known.
 _RETRY_AFTER: Final = 1.0
-# Rounds until each running turn has been looked at. A look costs as much as several tokens. Its
-# owner is notified of a cancellation, and looks at all after its subscription was lost.
-_ROUNDS: Final = 5
+# Rounds until each running turn has been looked at: a minute, for TTLs of ten. A look costs as much
+# as several tokens. An owner is notified of a cancellation, and looks at all of its turns when it
+# has lost its subscription.
+_ROUNDS: Final = 30
 # Turns that are looked at together.
 _AT_ONCE: Final = 64
 
@@ -82,8 +84,11 @@ class StoredTurns(TurnStore):
         self._clock = clock
         self._totals = Totals(client, quotas, total_quotas)
         self._tasks = Tasks()
+        self._on_orphan: Callable[[str, str], None] = lambda principal, turn: None
+        self._look_ups: SharedWork[StoredTurn | None] = SharedWork(self._tasks)
         self._channel = ""
         self._owned: dict[str, StoredOwnedTurn] = {}
+        self._taken: set[str] = set()  # that are being taken over
         self._waiters = 0  # of them, at the last look
         # Operations that have to succeed, in order.
         self._unfinished: list[Callable[[], Awaitable[None]]] = []
@@ -91,6 +96,8 @@ class StoredTurns(TurnStore):
         self._observer = Observer(client, timing, clock)
         self._incarnation = Incarnation(client, timing, self._on_new_incarnation)
         self._queue = SessionQueue(self._control, self._observer, timing, self.find)
+        # For all turns, since one for each would take 0.3 KB.
+        self._of_turns = (lambda: self._incarnation.id, self._left, self._again)
 
     @property
     def is_reachable(self) -> bool:
@@ -127,7 +134,9 @@ class StoredTurns(TurnStore):
     async def _begin(self, name: TurnName, claim: Claim) -> Begun:
         while True:
             incarnation = await self._incarnation.known()
-            quotas = self._totals.quotas(len(self._owned), self._waiters)
+            quotas = self._totals.quotas(
+                len(self._owned), self._waiters, claim.client_turns, claim.client_waiters
+            )
             outcome, turn, rest = await self._control.begin(name, claim, incarnation, quotas)
             if outcome == "GONE":
                 raise StoreAway("its begin was given up")
@@ -138,12 +147,18 @@ class StoredTurns(TurnStore):
             stored = read_stored(turn, rest[0])
             assert stored is not None
             if outcome in ("OWNED", "QUEUED"):
-                return Begun(_OUTCOMES[outcome], stored.record, self._own(name, stored, claim))
+                journal = self._journals.open(name.id, name.nonce, claim)
+                owned = self._own(name, stored.record.fence, claim, journal)
+                return Begun(_OUTCOMES[outcome], stored.record, owned)
             if not await self._bury(stored):
                 return Begun(_OUTCOMES[outcome], stored.record, None)
 
     async def find(self, principal: str, turn: str) -> Record | None:
         stored = await self._find(principal, turn)
+        return None if stored is None else stored.record
+
+    async def find_of_any(self, turn: str) -> Record | None:
+        stored = await self._look_up(turn) if is_turn_id(turn) else None
         return None if stored is None else stored.record
 
     async def find_by_key(self, principal: str, key: str) -> Record | None:
@@ -158,9 +173,49 @@ class StoredTurns(TurnStore):
         await self._control.cancel(stored.name)
         return await self.find(principal, turn)
 
+    async def take_over(self, claim: Claim, turn: str) -> Takeover | None:
+        # Two attempts of one process would go on with the same nonce.
+        if turn in self._taken:
+            return None
+        self._taken.add(turn)
+        try:
+            return await self._take_over(claim, turn)
+        finally:
+            self._taken.discard(turn)
+
+    async def _take_over(self, claim: Claim, turn: str) -> Takeover | None:
+        stored = await self._find(claim.principal, turn)
+        if stored is None or stored.owner or not stored.can_be_taken_over:
+            return None
+        nonce, _ = await self._journals.fence_off(turn, secrets.token_hex(16), stored.nonce)
+        name = stored.name._replace(nonce=nonce)
+        incarnation = await self._incarnation.known()
+
+        async def orphan() -> None:
+            await self._control.orphan(name, incarnation, nonce)
+
+        try:
+            fence = await self._control.take_over(stored.name, incarnation, nonce)
+        except Fenced:
+            return None
+        except BaseException:
+            self._again(orphan)
+            raise
+        try:
+            journal, last, tail = await self._journals.adopt(turn, nonce, claim)
+        except BaseException:
+            self._again(orphan)
+            raise
+        owned = self._own(name, fence, claim, journal)
+        owned.has_started = owned.can_be_taken_over = True
+        return Takeover(owned, stored.record.resume_path, last, tail)
+
+    def on_orphan(self, then: Callable[[str, str], None]) -> None:
+        self._on_orphan = then
+
     def follow(self, record: Record, after: int) -> Reading:
         async def find() -> Record | None:
-            stored = await self._look_up(record.id)
+            stored = await self._look_ups.do(record.id, lambda: self._look_up(record.id))
             return None if stored is None else stored.record
 
         return self._journals.follow(record, after, find)
@@ -176,7 +231,9 @@ class StoredTurns(TurnStore):
 
     async def _stop(self, turn: StoredOwnedTurn) -> None:
         with contextlib.suppress(StoreAway, Fenced):
-            if turn.has_started:
+            if turn.can_be_taken_over:
+                await turn.orphan()
+            elif turn.has_started:
                 await turn.lost("owner_stopped")
             else:
                 await turn.release(b"")
@@ -195,17 +252,17 @@ class StoredTurns(TurnStore):
             owned.wake()
             self._tasks.spawn(owned.look(), name="look at a turn")
 
-    def _own(self, name: TurnName, stored: StoredTurn, claim: Claim) -> StoredOwnedTurn:
+    def _own(
+        self, name: TurnName, fence: int, claim: Claim, journal: OwnedJournal
+    ) -> StoredOwnedTurn:
         owned = self._owned[name.id] = StoredOwnedTurn(
             name,
             claim,
-            stored.record.fence,
-            self._journals.open(name.id, name.nonce, claim),
+            fence,
+            journal,
             self._control,
             self._queue,
-            lambda: self._incarnation.id,
-            self._left,
-            self._again,
+            *self._of_turns,
         )
         return owned
 
@@ -223,16 +280,34 @@ class StoredTurns(TurnStore):
                 return stored
 
     async def _bury(self, stored: StoredTurn) -> bool:
-        """If its owner is dead, end it; then it has changed."""
+        """If its owner is dead, end it, or leave it to another one; then it has changed."""
         is_live = stored.record.state not in ENDED and stored.owner != self._incarnation.id
         if not is_live or not await self._observer.has_died(stored.owner):
             return False
-        nonce = secrets.token_hex(16)
+        can_wait = stored.can_be_taken_over and not stored.is_abandoned
+        if can_wait and not stored.owner:
+            self._on_orphan(stored.principal, stored.record.id)
+            return False
         # First the journal: a zombie must not append behind an end that others have seen.
-        await self._journals.fence_off(stored.record.id, nonce)
+        nonce, is_whole = await self._journals.fence_off(
+            stored.record.id, secrets.token_hex(16), stored.nonce
+        )
         with contextlib.suppress(Fenced):  # another process was first
-            await self._control.lose(stored.name, stored.owner, "owner_died", nonce)
+            if is_whole:
+                await self._finish(stored)
+            elif can_wait:
+                await self._control.orphan(stored.name, stored.owner, nonce)
+            else:
+                await self._control.lose(stored.name, stored.owner, "owner_died", nonce)
         return True
+
+    async def _finish(self, stored: StoredTurn) -> None:
+        """Its owner has written the end of its journal, and died before it said so."""
+        first, last, size = await self._journals.kept(stored.record.id)
+        is_trimmed = first != min(1, last)
+        await self._control.end(
+            stored.name, DONE, "", first=first, last=last, size=size, is_trimmed=is_trimmed
+        )
 
     def _wake(self, incarnation: str, turn: str) -> None:
         if incarnation == self._incarnation.id:
@@ -246,8 +321,11 @@ class StoredTurns(TurnStore):
 
     def _left(self, turn: StoredOwnedTurn) -> None:
         self._owned.pop(turn.id, None)
+        now = self._clock()
         if turn.kept_size:
-            self._totals.store(turn.kept_size, turn.kept_for, self._clock())
+            self._totals.store(turn.kept_size, turn.kept_for, now)
+        if turn.record_size:
+            self._totals.store(turn.record_size, turn.record_kept_for, now)
 
     def _again(self, operation: Callable[[], Awaitable[None]]) -> None:
         self._unfinished.append(operation)

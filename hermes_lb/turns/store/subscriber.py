@@ -30,7 +30,7 @@ logger = logging.getLogger("hermes_lb.turns")
 
 # Seconds between two PINGs. A connection that has brought nothing since the last one is lost.
 _PING: Final = 5.0
-# Seconds between two attempts, doubled up to the second.
+# Seconds between two attempts, doubled up to the second until a subscription is confirmed.
 _PAUSE: Final = (0.02, 0.5)
 
 _CONFIRMED: Final = (b"subscribe", b"ssubscribe")
@@ -91,6 +91,7 @@ class Subscriber:
         self._links: dict[Node, SubscriberLink] = {}
         self._homeless: dict[str, None] = {}  # channels without a connection
         self._placing: asyncio.Task[None] | None = None
+        self._pause = 0.0  # before the next attempt
         self._pinging: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -131,12 +132,17 @@ class Subscriber:
         self._homeless[name] = None
         if self._placing is None or self._placing.done():
             self._placing = self._tasks.spawn(self._place_all(), name="subscriptions")
-        if self._pinging is None:
+        if self._pinging is None or self._pinging.done():
             self._pinging = self._tasks.spawn(self._ping(), name="PING of subscriptions")
 
+    def _lengthen_pause(self) -> None:
+        first, longest = _PAUSE
+        self._pause = min(max(first, 2 * self._pause), longest)
+
     async def _place_all(self) -> None:
-        pause, longest = _PAUSE
         while self._homeless:
+            if self._pause:
+                await asyncio.sleep(self._pause)
             try:
                 async with asyncio.timeout(self._client.patience):
                     for name in list(self._homeless):
@@ -146,11 +152,9 @@ class Subscriber:
                         if channel is not None:
                             channel.link = link
                             link.command(self._subscribe, name)
-                pause = _PAUSE[0]
             except OSError as error:  # TimeoutError is one
                 logger.debug("subscriptions: %s", error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+                self._lengthen_pause()
 
     async def _link(self, name: str) -> SubscriberLink:
         topology = self._client.topology
@@ -166,28 +170,35 @@ class Subscriber:
         return link
 
     def _receive(self, link: SubscriberLink, reply: Reply) -> None:
-        """A message, a confirmation, an error; None: the connection is lost."""
-        if isinstance(reply, list) and reply and reply[0] in _MESSAGES:
+        """A message, a confirmation, an error; None: the connection is lost. No other counts."""
+        if isinstance(reply, list) and len(reply) == 3 and reply[0] in _MESSAGES:
             channel = self._channels.get(reply[1].decode())
             if channel is not None:  # else the message was on its way when it was left
                 channel.call(reply[2])
-        elif isinstance(reply, list) and reply and reply[0] in _CONFIRMED:
+        elif isinstance(reply, list) and len(reply) == 3 and reply[0] in _CONFIRMED:
             channel = self._channels.get(reply[1].decode())
             if channel is not None and channel.link is link:
+                self._pause = 0.0
                 channel.confirmed.set()
                 if channel.has_missed:
                     channel.has_missed = False
                     channel.call(b"")
         elif reply is None:
             self._lose(link)
+        elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOPERM"):
+            # Of the user's ACL. Commands go on, and looks take the place of notifications.
+            self._lengthen_pause()
+            link.abort()
         elif isinstance(reply, hiredis.ReplyError) or self._is_dropped(reply):
             # It is not the channel's server any more.
+            self._lengthen_pause()
             self._distrust(link)
             link.abort()
 
     def _is_dropped(self, reply: Reply) -> bool:
         """The server has ended a subscription by itself: the slot has moved."""
-        return reply[0] == _DROPPED and reply[1].decode() in self._channels
+        is_one = isinstance(reply, list) and len(reply) > 1 and reply[0] == _DROPPED
+        return is_one and reply[1].decode() in self._channels
 
     def _distrust(self, link: SubscriberLink) -> None:
         for node, each in self._links.items():

@@ -1,100 +1,43 @@
-"""Writes the journals of this process: what arrives in one loop iteration leaves in one write.
+"""Writes the journals of this process: what arrives in some milliseconds leaves in one write.
 
-A lane is a connection of its own to a server of the store. A journal gets its lane when it is first
-written, and another one when it has lost it.
+A journal gets its lane when it is first written, and another one when it has lost it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import hiredis
 
 from hermes_lb.turns.ports import StoreAway
-from hermes_lb.turns.store.journal import APPEND
+from hermes_lb.turns.store.append_command import APPEND
+from hermes_lb.turns.store.lane import Lane
 from hermes_lb.turns.store.link import Link, LinkLost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hermes_lb.tasks import Tasks
     from hermes_lb.turns.store.client import StoreClient
     from hermes_lb.turns.store.journal import StoredJournal
-    from hermes_lb.turns.store.link import Command, Reply
     from hermes_lb.turns.store.node import Node
 
 logger = logging.getLogger("hermes_lb.turns")
 
-# Seconds that a batch waits for more: a write of 40 events costs 4 us for each, of one 70. With a
-# loop iteration it is less than 10 ms.
-_DELAY: Final = 0.005
+# Seconds that a batch waits for more. With a loop iteration it is less than 10 ms.
+_DELAY: Final = 0.008
 # Seconds between two looks at the lanes. One that has answered nothing in two of them is lost.
 _LOOK: Final = 0.5
-# Seconds between two attempts to get a lane, doubled up to the second.
+# Seconds between two attempts to get a lane, doubled up to the second until a batch is
+# acknowledged: a server that is full or read-only accepts connections all the same.
 _PAUSE: Final = (0.02, 0.5)
 # Seconds after which a journal's TTL is renewed, and journals that are looked after at once.
 _RENEWED: Final = 120.0
 _AT_ONCE: Final = 500
 # A slot is being moved to another server: the client follows the redirections.
 _MOVING: Final = frozenset(("MOVED", "ASK", "TRYAGAIN"))
-
-
-class Lane:
-    """A connection to `node`."""
-
-    def __init__(self, writer: Writer, node: Node, link: Link) -> None:
-        self.node = node
-        self.replies = 0
-        self._writer = writer
-        self._link = link
-        self._packed: list[bytes] = []
-        self._new: list[StoredJournal] = []
-        self._due: deque[StoredJournal] = deque()
-
-    @property
-    def is_open(self) -> bool:
-        return self._link.is_open
-
-    @property
-    def is_waiting(self) -> bool:
-        return bool(self._due)
-
-    def put(self, journal: StoredJournal) -> None:
-        """Send what it has with the next `flush`."""
-        for command in journal.commands():
-            self._packed.append(hiredis.pack_command(command))
-            self._new.append(journal)
-
-    def flush(self) -> None:
-        if self._new:
-            new, packed = self._new, b"".join(self._packed)
-            self._new, self._packed = [], []
-            self._due.extend(new)
-            self._link.send(packed, [self._take] * len(new))
-
-    def renew(self, journal: StoredJournal) -> None:
-        for key in journal.keys:
-            command: Command = ("PEXPIRE", key, journal.ttl_ms)
-            self._link.send(hiredis.pack_command(command), [self._ignore])
-
-    def abort(self) -> None:
-        self._link.abort()
-
-    def _ignore(self, reply: Reply) -> None:
-        pass
-
-    def _take(self, reply: Reply) -> None:
-        self.replies += 1
-        journal = self._due.popleft()
-        if isinstance(reply, int):
-            journal.acknowledged(reply)
-            return
-        if isinstance(reply, hiredis.ReplyError):
-            self._writer.refused(self, journal, str(reply))
-        elif journal.lane is self:
-            journal.lane = None
-        journal.failed()
 
 
 class Writer:
@@ -114,7 +57,9 @@ class Writer:
         self._homeless: dict[StoredJournal, None] = {}
         self._moving: set[StoredJournal] = set()
         self._placing: asyncio.Task[None] | None = None
+        self._pause = 0.0  # before the next attempt to get a lane
         self._watching: asyncio.Task[None] | None = None
+        self._looked_at = self.now()
         self._is_closed = False
 
     def add(self, journal: StoredJournal) -> None:
@@ -122,14 +67,9 @@ class Writer:
         if journal.is_dirty or self._is_closed:
             return
         journal.is_dirty = True
-        if journal not in self._open:
-            self._open.add(journal)
-            journal.renewed_at = self.now()
         self._dirty.append(journal)
         if self._timer is None:
             self._timer = self._loop.call_later(_DELAY, self._flush)
-        if self._watching is None:
-            self._watching = self._tasks.spawn(self._watch(), name="lanes of the journals")
 
     def forget(self, journal: StoredJournal) -> None:
         """It has ended."""
@@ -143,12 +83,15 @@ class Writer:
         for lane in self._lanes.values():
             lane.abort()
 
-    def refused(self, lane: Lane, journal: StoredJournal, why: str) -> None:
+    def is_back(self) -> None:
+        """A lane's first batch is acknowledged."""
+        self._pause = 0.0
+        self.client.came_back()
+
+    def refused(self, lane: Lane, journals: Sequence[StoredJournal], why: str) -> None:
         """The lane's server has answered with an error."""
-        if journal.lane is lane:
-            journal.lane = None
         if why.partition(" ")[0] in _MOVING:
-            self._moving.add(journal)
+            self._moving.update(journals)
         else:
             self._lose(lane, why)
 
@@ -158,9 +101,9 @@ class Writer:
         for journal in dirty:
             journal.is_dirty = False
             lane = journal.lane
-            if lane is not None and lane.is_open:
+            if lane is not None and lane.link.is_open:
                 lane.put(journal)
-            elif journal in self._open:
+            elif not journal.is_refused:
                 self._place(journal)
         for lane in self._lanes.values():
             lane.flush()
@@ -168,6 +111,7 @@ class Writer:
     def _lose(self, lane: Lane, why: str) -> None:
         if self._lanes.get(lane.node) is lane:
             del self._lanes[lane.node]
+            self._lengthen_pause()
             self.client.went_away(f"{lane.node.name}: {why}")
             self.client.topology.distrust(lane.node)
         lane.abort()
@@ -176,6 +120,11 @@ class Writer:
 
     def _place(self, journal: StoredJournal) -> None:
         journal.lane = None
+        if journal not in self._open:
+            self._open.add(journal)
+            journal.renewed_at = self._looked_at
+        if self._watching is None or self._watching.done():
+            self._watching = self._tasks.spawn(self._watch(), name="lanes of the journals")
         if journal in self._moving:
             self._moving.discard(journal)
             self._tasks.spawn(self._send_by_client(journal), name="journal in a slot that moves")
@@ -184,17 +133,20 @@ class Writer:
         if self._placing is None or self._placing.done():
             self._placing = self._tasks.spawn(self._place_all(), name="lanes for journals")
 
+    def _lengthen_pause(self) -> None:
+        first, longest = _PAUSE
+        self._pause = min(max(first, 2 * self._pause), longest)
+
     async def _place_all(self) -> None:
-        pause, longest = _PAUSE
         while self._homeless:
+            if self._pause:
+                await asyncio.sleep(self._pause)
             try:
                 async with asyncio.timeout(self.client.patience):
                     await self._place_some()
-                pause = _PAUSE[0]
             except OSError as error:  # TimeoutError is one
                 self.client.went_away(str(error) or "it does not answer in time")
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+                self._lengthen_pause()
 
     async def _place_some(self) -> None:
         try:
@@ -213,7 +165,7 @@ class Writer:
         topology = self.client.topology
         node = await topology.node(key)
         lane = self._lanes.get(node)
-        if lane is not None and lane.is_open:
+        if lane is not None and lane.link.is_open:
             return lane
         try:
             link = await node.connect(Link)
@@ -224,20 +176,21 @@ class Writer:
         except BaseException:
             topology.distrust(node)
             raise
-        self.client.came_back()
-        lane = self._lanes[node] = Lane(self, node, link)
+        lane = Lane(self, node, link, is_shared=not topology.is_sharded)
+        self._lanes[node] = lane
         return lane
 
     async def _send_by_client(self, journal: StoredJournal) -> None:
         """Send what it has by the client, and give it a lane after that."""
-        for command in journal.commands():
-            _, _, _, own, events, *args = command
+        for batch in journal.unsent():
             try:
-                reply = await self.client.run(APPEND, (own, events), args)
+                reply = await self.client.run(APPEND, journal.keys, journal.arguments(batch))
             except StoreAway:
-                journal.failed()
+                reply = None
+            if isinstance(reply, list) and len(reply) == 1:
+                journal.acknowledged(reply[0], self.now())
             else:
-                journal.acknowledged(reply)
+                journal.failed()
 
     # Looking after them.
 
@@ -246,17 +199,18 @@ class Writer:
             seen = {lane: lane.replies for lane in self._lanes.values() if lane.is_waiting}
             await asyncio.sleep(_LOOK)
             for lane, replies in seen.items():
-                if lane.is_waiting and lane.is_open and lane.replies == replies:
+                if lane.is_waiting and lane.link.is_open and lane.replies == replies:
                     self._lose(lane, "it does not answer in time")
             await self._look_after()
 
     async def _look_after(self) -> None:
+        self._looked_at = self.now()
         journals = list(self._open)
         for first in range(0, len(journals), _AT_ONCE):
             now = self.now()
             for journal in journals[first : first + _AT_ONCE]:
                 lane = journal.lane
-                if lane is None or not lane.is_open or journal not in self._open:
+                if lane is None or not lane.link.is_open or journal not in self._open:
                     continue
                 if not lane.is_waiting:  # else a failover may be in progress
                     journal.tidy(now)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent_worker.redis_server import RedisServer
 from tests.support.http_peer import Ended
 from tests.support.turns import (
     LAST_CHUNK,
@@ -24,24 +23,10 @@ from tests.support.turns import (
 from tests.support.waiting import eventually, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.stage import Stage
 
 
-@pytest.fixture(scope="session")
-def valkey() -> Iterator[str]:
-    with RedisServer.start() as server:
-        yield server.url
-
-
-@pytest.fixture(autouse=True, params=["memory", "valkey"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """All of these tests run with both stores."""
-    kind: str = request.param
-    if kind == "valkey":
-        monkeypatch.setattr(Gateway, "url", request.getfixturevalue("valkey"))
-    return kind
+pytestmark = pytest.mark.usefixtures("both_stores")
 
 
 async def test_a_keyed_request_is_executed_once_and_replayed(stage: Stage) -> None:

@@ -582,6 +582,48 @@ async def test_where_leaving_cancels_the_last_client_decides(
     await gateway.in_state(turn, "cancelled")
 
 
+@pytest.mark.parametrize("is_sent", [True, False])
+async def test_a_follower_at_another_balancer_is_a_client(stage: Stage, is_sent: bool) -> None:
+    """Where leaving cancels, and of a turn that waits for its session."""
+    origin = await stage.origin()
+    options = {"session": "header:X-Session", **({"idempotency": "off"} if is_sent else {})}
+    route = {"on_disconnect": "abort"} if is_sent else {}
+    one = await Gateway.before(stage, origin, turns=options, route=route)
+    other = await Gateway.before(stage, origin, turns=options, route=route, shared=one.shared)
+    if not is_sent:
+        before = await one.client()
+        await before.send(post(b"before", "X-Session: s"))
+        at_origin, _ = await origin.accept_request()
+    owner = await one.client()
+    await owner.send(post(b"{}", "X-Session: s", key="k"))
+    if is_sent:
+        at_origin, _ = await origin.accept_request()
+        await at_origin.send(STREAM_HEAD)
+        turn = turn_of(await owner.read_head())
+    else:
+        await eventually(lambda: len(one.shared.turns) == 2, "it waits")
+        turn = list(one.shared.turns)[1]
+    follower = await other.client()
+    await follower.send(get(path_of(turn)))
+    record = one.shared.turns[turn]
+    await eventually(lambda: record.followed_until > 0, "it is followed")
+    owner.abort()
+    live = one.lb._context.live
+    await eventually(lambda: live.detached, "it goes on for its follower")
+    if is_sent:
+        await at_origin.send(events("one"))
+        assert without_ids(await follower.read_until(b"data: one\n\n")).endswith(b"one\n\n")
+    follower.abort()
+    if is_sent:
+        await at_origin.read_until_cut()
+        await one.in_state(turn, "cancelled")
+    else:
+        await one.in_state(turn, "released")
+        await at_origin.respond(b"ok")
+        assert (await before.read_response()).body == b"ok"
+        assert await origin.has_no_new_connection()
+
+
 async def test_a_client_that_does_not_read_is_cut_and_its_turn_goes_on(stage: Stage) -> None:
     origin = await stage.origin()
     gateway = await Gateway.before(stage, origin, turns={"journal_size": "64KiB"})

@@ -12,7 +12,7 @@ from hermes_lb.http.request import RequestParser
 from hermes_lb.proxy.ports import Entrance, Peer
 from hermes_lb.proxy.turns import event_ids, heads
 from hermes_lb.proxy.turns.fingerprint import Fingerprint
-from hermes_lb.proxy.turns.keys import head_session, header_key, json_session, query_key
+from hermes_lb.proxy.turns.keys import body_session, head_session, header_key, query_key
 from hermes_lb.proxy.turns.principal import PrincipalFinder
 from hermes_lb.proxy.turns.problems import TurnProblem
 
@@ -91,13 +91,18 @@ def test_a_key_in_the_query() -> None:
     ],
 )
 def test_a_session_in_a_body(pointer: str, body: bytes, session: bytes | None) -> None:
-    find = json_session(pointer)
+    def find() -> bytes:
+        search = body_session(pointer)(body)
+        while not search.advance():
+            pass
+        return search.name
+
     if session is None:
         with pytest.raises(TurnProblem) as problem:
-            find(body)
+            find()
         assert (problem.value.status, problem.value.code) == (400, "malformed_session")
     else:
-        assert find(body) == session
+        assert find() == session
 
 
 def test_a_session_in_a_head() -> None:
@@ -223,6 +228,10 @@ def test_several_or_long_event_ids_are_refused() -> None:
 def test_events_are_split_and_their_ids_found() -> None:
     events = b"id: a\ndata: 1\n\ndata: 2\r\n\r\nid: b\nid: c\n\nid: n\0\n\n"
     assert event_ids.ids_of(events) == [b"a", b"", b"c", b""]
+    assert all(event_ids.may_have(events, each) for each in (b"a", b"c"))
+    assert not any(event_ids.may_have(events, each) for each in (b"id", b"1", b"data", b"n"))
+    for odd in (b"id:x\r\r", b"id: x\r\n\r\n", b"data\rid:  x\n\n"):
+        assert all(event_ids.may_have(odd, each) for each in event_ids.ids_of(odd))
     assert event_ids.split(events, 2) == b"id: b\nid: c\n\nid: n\0\n\n"
     assert event_ids.split(events, 9) == b""
 

@@ -51,8 +51,9 @@ class Turn:
         self.journal: OwnedJournal = journals.open(self.id, self.claim.nonce, self.claim)
         self.journal.is_stream = True
         self.was_refused = asyncio.Event()
+        self.was_behind = asyncio.Event()
         self.was_drained = asyncio.Event()
-        self.journal.watch(self.was_refused.set, self.was_drained.set)
+        self.journal.watch(self.was_refused.set, self.was_behind.set, self.was_drained.set)
         self.written = b""
         self.last = 0
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.turns.ports import JOINED, OWNED, Fenced, StoreAway
-from hermes_lb.turns.states import LOST
+from hermes_lb.turns.ports import JOINED, OWNED, End, Fenced, StoreAway
+from hermes_lb.turns.states import DONE, ENDED, LOST
 from hermes_lb.turns.store.stored_turns import StoredTurns
-from tests.support.turn_fleet import ValkeyFleet, own, record_of, run
+from tests.support.turn_fleet import ValkeyFleet, own, read_all, record_of, run
 from tests.support.waiting import eventually, until
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ async def test_an_owner_that_was_stopped_finds_out_and_stops(fleet: ValkeyFleet)
     claim = fleet.claim(key="k")
     turn = await run(store, claim, b"data: 1\n\n")
     refused = []
-    turn.journal.watch(lambda: refused.append(True), lambda: None)
+    turn.journal.watch(lambda: refused.append(True), lambda: None, lambda: None)
     await store._tasks.cancel_all()  # beats, and the care for its turns
 
     async def is_lost() -> bool:
@@ -97,3 +97,28 @@ async def test_an_owner_that_was_stopped_finds_out_and_stops(fleet: ValkeyFleet)
     with pytest.raises(Fenced):
         await turn.done()
     assert (await record_of(other, claim, turn.id)).state == LOST
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+async def test_an_owner_that_died_behind_the_end_of_its_journal(
+    fleet: ValkeyFleet, is_clean: bool
+) -> None:
+    """All of the response is there, so the turn is done: its outcome is known."""
+    store, other = await fleet.at(0), await fleet.at(1)
+    assert isinstance(store, StoredTurns)
+    claim = fleet.claim(key="k")
+    turn = await run(store, claim, b"data: 1\n\n", b"data: 2\n\n")
+    await store._owned[turn.id].journal.finish(End(is_clean, ""))
+    await fleet.kill(0)
+
+    async def has_ended() -> bool:
+        return (await record_of(other, claim, turn.id)).state in ENDED
+
+    await until(has_ended)
+    record = await record_of(other, claim, turn.id)
+    if is_clean:
+        assert (record.state, record.first, record.last, record.is_kept) == (DONE, 1, 2, True)
+        data, end = await read_all(other.follow(record, 0))
+        assert (data, end.is_clean) == (b"data: 1\n\ndata: 2\n\n", True)
+    else:
+        assert (record.state, record.reason) == (LOST, "owner_died")

@@ -66,7 +66,7 @@ async def test_a_purge_deletes_all_of_a_principal(fleet: ValkeyFleet, inventory:
     store = await fleet.at(0)
     running = await run(store, fleet.claim(key="a", session="s"), b"data: 1\n\n")
     refused = asyncio.Event()
-    running.journal.watch(refused.set, lambda: None)
+    running.journal.watch(refused.set, lambda: None, lambda: None)
     ended = await run(store, fleet.claim(key="b"), b"data: 1\n\n")
     await ended.done()
     other = await own(store, fleet.claim(principal=new_principal(), key="a"))

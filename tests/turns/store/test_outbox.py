@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.turns.store.outbox import OutBatch, Outbox
+from hermes_lb.turns.store.outbox import Outbox
+
+if TYPE_CHECKING:
+    from hermes_lb.turns.store.outbox import OutBatch
 
 
 @dataclass
@@ -19,26 +23,27 @@ class Store:
     batches: list[OutBatch] = field(default_factory=list)
 
     def append(self, batch: OutBatch) -> int:
-        if batch.last <= self.last:
+        before, last, data = batch
+        if last <= self.last:
             return self.begins
-        if not batch.data:
+        if not data:
             self.batches.clear()
-            self.begins = batch.last
-        elif batch.before != self.last:
+            self.begins = last
+        elif before != self.last:
             return -2 - self.last
         else:
             self.batches.append(batch)
-        self.last = batch.last
+        self.last = last
         return self.begins
 
     def lose(self, count: int) -> None:
         """A failover: a replica has less."""
         for _ in range(min(count, len(self.batches))):
-            self.last = self.batches.pop().before
+            self.last, _, _ = self.batches.pop()
 
     @property
     def data(self) -> bytes:
-        return b"".join(batch.data for batch in self.batches)
+        return b"".join(data for _, _, data in self.batches)
 
 
 class Sender:
@@ -58,7 +63,7 @@ class Sender:
         self.last += events
         data = [b"<%d>" % number for number in range(first, self.last + 1)]
         self.written.update(zip(range(first, self.last + 1), data, strict=True))
-        self.outbox.put(OutBatch(first - 1, self.last, b"".join(data)))
+        self.outbox.put(first - 1, self.last, b"".join(data))
 
     def send(self) -> None:
         self._in_flight += self.outbox.unsent()
@@ -185,7 +190,7 @@ def test_what_is_given_up_is_not_sent_any_more() -> None:
     sender.append(1)
     sender.cut()
     sender.send()
-    assert [(batch.before, batch.last) for batch in sender._in_flight] == [(2, 2), (2, 3)]
+    assert sender._in_flight == [(2, 2, b""), (2, 3, b"<3>")]
     sender.drain()
     check(sender)
     assert sender.store.begins == 2
@@ -207,11 +212,11 @@ def test_what_is_kept_is_bounded() -> None:
     sender = Sender()
     outbox = sender.outbox
     for number in range(100):
-        outbox.put(OutBatch(number, number + 1, bytes(64 * 1024)))
+        outbox.put(number, number + 1, bytes(64 * 1024))
         outbox.unsent()
         outbox.acknowledged(sender.now)
-    kept = [batch for _, batch in outbox._kept]
-    assert [batch.last for batch in kept] == [97, 98, 99, 100]
+    assert outbox._kept is not None
+    assert [last for _, (_, last, _) in outbox._kept] == [97, 98, 99, 100]
 
 
 @pytest.mark.parametrize("seed", range(300))

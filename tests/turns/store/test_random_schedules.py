@@ -202,7 +202,7 @@ async def _request(balancer: Balancer, backend: Backend, claim: Claim, rng: rand
     assert record is not None
     stop = asyncio.Event()
     turn.on_cancel(stop.set)
-    turn.journal.watch(stop.set, lambda: None)
+    turn.journal.watch(stop.set, lambda: None, lambda: None)
     try:
         if begun.outcome == QUEUED:
             async with asyncio.timeout(rng.uniform(0.05, 3)):

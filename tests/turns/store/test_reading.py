@@ -69,9 +69,11 @@ async def test_a_long_journal_is_read_in_pages(written: StoredJournals) -> None:
     assert max(sizes) < 2 * 64 * 1024 + 15_100
 
 
-async def test_many_small_batches_are_read_in_pages(written: StoredJournals) -> None:
-    turn = Turn(written, journal_size=100_000)
-    turn.journal._batch_size = 1  # type: ignore[attr-defined]
+async def test_many_small_batches_are_read_in_pages(
+    written: StoredJournals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hermes_lb.turns.store.append_command._BATCH", 1)
+    turn = Turn(written, journal_size=100_001)  # no other test has these terms
     for _ in range(1300):
         turn.append()
     await turn.journal.finish(CLEAN)
@@ -420,3 +422,39 @@ async def test_random_schedules(
         assert follower.data == follower.expected(after)
     assert clean
     assert turns[0].state != RUNNING
+
+
+async def test_followers_at_one_place_share_a_read(
+    written: StoredJournals,
+    link: DroppingProxy,
+    connected: Connected,
+    journals: Journals,
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)
+    turn = Turn(written)
+    other = journals(connected(link.url))
+    followers = [turn.follow(other) for _ in range(50)]
+    reads = [tasks.spawn(follower.read(), name="follower") for follower in followers]
+
+    async def all_have(last: int) -> None:
+        await until(lambda: all(follower.after == last for follower in followers))
+
+    channels = other.subscriber._channels
+    await until(lambda: any(len(each.callbacks) == 50 for each in channels.values()))
+    await until(lambda: all(each.confirmed.is_set() for each in channels.values()))
+    turn.append()
+    await all_have(1)
+    before = link.commands["EVALSHA"]
+    for number in range(2, 6):
+        turn.append()
+        await all_have(number)
+    assert link.commands["EVALSHA"] - before <= 8
+    # One that leaves while it waits for a shared read takes it from no other.
+    turn.append()
+    reads.pop().cancel()
+    followers.pop()
+    await all_have(6)
+    await turn.journal.finish(CLEAN)
+    assert [await read for read in reads] == [CLEAN] * 49

@@ -41,6 +41,21 @@ async def test_turns_and_waiters_of_all_processes_count(client: StoreClient) -> 
     assert here.quotas(4, 1) == OPEN
 
 
+async def test_one_client_leaves_room_for_others(client: StoreClient) -> None:
+    """As many as are free: half of all, if there are no others."""
+    here, there = Totals(client, EACH, TOGETHER), Totals(client, EACH, TOGETHER)
+    await here.update("o1", 0, 0, 0.0)
+    assert here.quotas(4, 0, client_turns=4) == OPEN
+    assert here.quotas(5, 0, client_turns=5) == NO_TURNS
+    assert here.quotas(5, 0) == OPEN
+    assert here.quotas(0, 2, client_waiters=2) == OPEN
+    assert here.quotas(0, 3, client_waiters=3) == NO_WAITERS
+    await there.update("o2", 6, 0, 0.0)
+    await here.update("o1", 2, 0, 0.0)
+    assert here.quotas(2, 0, client_turns=2) == NO_TURNS
+    assert here.quotas(2, 0, client_turns=1) == OPEN
+
+
 async def test_stored_bytes_count_until_they_expire(client: StoreClient) -> None:
     here, there = Totals(client, EACH, TOGETHER), Totals(client, EACH, TOGETHER)
     there.store(600, 3600.0, 0.0)

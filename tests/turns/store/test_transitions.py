@@ -35,9 +35,10 @@ SCRIPTS: dict[str, tuple[Script, tuple[int, ...]]] = {
     "start": (lambda run, turn: run.control.start(turn, "s1", is_durable=False), (RUNNING,)),
     "fingerprint": (lambda run, turn: run.control.fingerprint(turn, "f"), ()),
     "head": (
-        lambda run, turn: run.control.head(turn, b"h", is_stream=True, resume_path=""),
+        lambda run, turn: run.control.head(turn, b"h", is_stream=True, resume_path="/r"),
         (),
     ),
+    "retry": (lambda run, turn: run.control.retry(turn, "100"), ()),
     "done": (lambda run, turn: run.end(turn, DONE), (DONE,)),
     "lost": (lambda run, turn: run.end(turn, LOST), (LOST,)),
     "cancelled": (lambda run, turn: run.end(turn, CANCELLED), (CANCELLED,)),
@@ -48,6 +49,9 @@ SCRIPTS: dict[str, tuple[Script, tuple[int, ...]]] = {
     ),
     "cancel": (lambda run, turn: run.control.cancel(turn), (CANCELLING, CANCELLED)),
     "renew": (lambda run, turn: run.control.renew(turn, "o2"), ()),
+    # Refused here: none of these turns has a resume path.
+    "orphan": (lambda run, turn: run.control.orphan(turn, "o1", "n"), ()),
+    "take_over": (lambda run, turn: run.control.take_over(turn, "o2", "n"), ()),
 }
 # How a turn gets into a state.
 PATHS: dict[int, tuple[str, ...]] = {
@@ -67,6 +71,7 @@ WRITES = {
     "start": {RUNNING},
     "fingerprint": {WAITING, RUNNING, CANCELLING},
     "head": {RUNNING, CANCELLING},
+    "retry": {RUNNING, CANCELLING},
     "renew": set(range(len(NAMES))),
 }
 
@@ -127,6 +132,38 @@ async def test_another_nonce_changes_nothing(run: ScriptRunner, state: int) -> N
             with pytest.raises(Fenced):
                 await script(run, zombie)
             assert await run.contents() == before, name
+
+
+async def test_a_turn_without_an_owner_is_taken_over_once(run: ScriptRunner) -> None:
+    turn = await _turn_in(run, RUNNING)
+    for owner, nonce in (("o1", turn.nonce), ("another", "n")):
+        with pytest.raises(Fenced):
+            await run.control.orphan(turn, owner, nonce)  # it has no resume path
+    await SCRIPTS["head"][0](run, turn)
+    with pytest.raises(Fenced):
+        await run.control.orphan(turn, "another", "n1")
+    with pytest.raises(Fenced):
+        await run.control.take_over(turn, "o2", "n2")  # it has an owner
+    for _ in range(2):  # a repetition, after a lost reply
+        await run.control.orphan(turn, "o1", "n1")
+    orphan = turn._replace(nonce="n1")
+    for _ in range(2):
+        await run.control.take_over(orphan, "o2", "n2")
+    before = await run.contents()
+    for refused in (
+        run.control.take_over(orphan, "o3", "n2"),
+        run.control.take_over(orphan, "o3", "n3"),
+        run.control.orphan(turn, "o1", "n1"),
+        run.control.orphan(orphan, "", "n1"),
+        run.control.start(turn, "s2", is_durable=False),
+    ):
+        with pytest.raises(Fenced):
+            await refused
+    assert await run.contents() == before
+    mine = turn._replace(nonce="n2")
+    await run.control.start(mine, "s2", is_durable=False)  # its session is its own, too
+    await run.end(mine, DONE)
+    assert await run.state(mine) == DONE
 
 
 @pytest.mark.parametrize("state", FOLLOWED_BY, ids=NAMES.__getitem__)

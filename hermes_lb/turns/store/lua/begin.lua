@@ -5,6 +5,7 @@ local INCARNATION, FINGERPRINT, WAITS, REPEATS_LOST = ARGV[4], ARGV[5], ARGV[6],
 local KEEP, KEEP_EVENTS, SETTLE = tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local MOST_TURNS, MOST_BYTES, MOST_WAITERS = tonumber(ARGV[12]), tonumber(ARGV[13]),
   tonumber(ARGV[14])
+local LINGER = ARGV[15]
 
 -- A repetition: the id is made from the nonce.
 local mine = read_own()
@@ -75,7 +76,8 @@ redis.call('HSET', TURN, 'principal', PRINCIPAL, 'state', WAITING, 'nonce', NONC
   'incarnation', INCARNATION, 'fence', int(fence), 'fingerprint', FINGERPRINT,
   'key', HAS_KEY and string.match(KEY, '[^:]*$') or '',
   'session', HAS_SESSION and string.match(SESSION, '[^:]*$') or '',
-  'keep', int(KEEP), 'keep_events', KEEP_EVENTS, 'settle', SETTLE, 'attempt', attempt,
+  'keep', int(KEEP), 'keep_events', KEEP_EVENTS, 'settle', SETTLE, 'linger', LINGER,
+  'attempt', attempt,
   'repeats', repeats, 'not_before', int(not_before), 'begun', int(NOW))
 redis.call('PEXPIRE', TURN, int(KEEP + LIVE_MS))
 if HAS_KEY then

@@ -1,0 +1,45 @@
+"""A connection by HTTP/2 to a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_lb.http import frames as http2
+from hermes_lb.http.frames import Frames
+
+if TYPE_CHECKING:
+    from hermes_lb.http.frames import Fields
+
+# One head that is too large is its own request's error, and not that of all others on the
+# connection, as long as it is not larger than this many times what a head may have.
+_TOLERANCE = 8
+
+
+class ClientFrames(Frames):
+    """The client's side. `most_streams`: as the server has it, once its SETTINGS have come."""
+
+    __slots__ = ()
+
+    def __init__(self, *, most_in_head: int, most_fields: int) -> None:
+        super().__init__(
+            is_client=True,
+            settings={http2.ENABLE_PUSH: 0, http2.MAX_HEADER_LIST_SIZE: most_in_head},
+            max_inbound_header_list_size=_TOLERANCE * most_in_head,
+            max_inbound_header_count=_TOLERANCE * most_fields,
+        )
+
+    @property
+    def most_streams(self) -> int:
+        return self._http2.remote_settings[http2.MAX_CONCURRENT_STREAMS]
+
+    @property
+    def can_ask(self) -> bool:
+        """False once the server has gone away, or no number of a stream is left."""
+        return not self._is_broken and self._http2.can_send_request
+
+    def request(self, fields: Fields, *, ends: bool) -> int:
+        """Send a request's head -> its stream; only if `can_ask`."""
+        return self._http2.send_request(fields, end_stream=ends)
+
+    def ping(self) -> None:
+        self._http2.ping()
