@@ -368,10 +368,8 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
     def write_frames(self) -> None:
         """Called by the batch before it writes."""
         self._is_dirty = False
-        data = b""
         if not self.is_writing_paused:  # else `resume_writing` goes on
-            data = self.codec.take()
-            if data:
+            if data := self.codec.take():
                 self._wrote(data)
             self._act()
         for stream in list(self._to_reset):
@@ -385,13 +383,14 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
         for stream in list(self._slow):
             if stream.written():
                 self._slow.discard(stream)
-        if self.codec.is_over and not self._is_over:
-            if verdict := verdicts.in_frames(data):
-                self._condemned(verdict)
+        if self.codec.is_over:
             self._over()
 
     def _wrote(self, frames: bytes) -> None:
         self._batch.writes.append((self.transport, frames))
+        # The codec may be over at the next write only.
+        if verdicts.GOAWAY_HEAD in frames and (verdict := verdicts.in_frames(frames)):
+            self._condemned(verdict)
         if self._may_refuse:
             self._may_refuse = False
             self._counters.http2_refused_streams += verdicts.refused_in(frames)
