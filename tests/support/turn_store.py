@@ -174,6 +174,7 @@ class MemoryTurn:
         self.ended_at = 0.0
         self.expires_at = float("inf")
         self.events_expire_at = float("inf")
+        self.journal: _Journal | None = None
         self.batches: list[Batch] = []
         self.last = 0
         self.is_trimmed = False
@@ -371,7 +372,7 @@ class _Owned(OwnedTurn):
         self._balancer = balancer
         self._turn = turn
         self.id = turn.id
-        self.journal = _Journal(balancer, turn)
+        self.journal = turn.journal = _Journal(balancer, turn)
 
     @property
     def fence(self) -> int:  # type: ignore[override]

@@ -126,6 +126,15 @@ def test_batches_arrive_once_over_a_lost_connection() -> None:
     assert (sender.store.begins, sender.store.last) == (0, 6)
 
 
+def test_what_is_in_flight_is_not_sent_again() -> None:
+    sender = Sender()
+    sender.append(1)
+    sender.send()
+    sender.append(1)
+    sender.send()
+    assert sender._in_flight == [(0, 1, b"<1>"), (1, 2, b"<2>")]
+
+
 def test_what_a_failover_lost_is_sent_again() -> None:
     sender = Sender()
     for _ in range(5):
