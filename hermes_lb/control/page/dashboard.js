@@ -3,7 +3,15 @@
 import { Refused, get, listen, send, token } from "./api.js";
 import { confirm, signIn } from "./dialogs.js";
 import { duration, keepOnly, keyed, setAttribute, setText } from "./format.js";
-import { Log, Tiles, abortRow, changeRow, showCertificates, showProcesses } from "./lists.js";
+import {
+  Log,
+  Tiles,
+  abortRow,
+  changeRow,
+  showCertificates,
+  showProcesses,
+  showRoutes,
+} from "./lists.js";
 import { BackendCard } from "./servers.js";
 import { Store } from "./store.js";
 
@@ -32,6 +40,7 @@ function show() {
   tiles.show(newest);
   showProcesses(by("processes"), status.processes, time);
   showCertificates(by("certificates-card"), by("certificates"), status.certificates, time);
+  showRoutes(by("routes"), status.frontends);
   const names = status.backends.map((backend) => backend.name);
   keepOnly(cards, names);
   keyed(by("backends"), names, (name) => {

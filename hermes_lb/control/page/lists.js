@@ -47,6 +47,19 @@ export class Tiles {
   }
 }
 
+/** What each frontend asks of a request, in the order in which it is compared. */
+export function showRoutes(parent, frontends) {
+  const rows = frontends.flatMap((f) => f.routes.map((route) => ({ ...route, frontend: f.name })));
+  keyed(parent, rows.map((row, n) => `${row.frontend}-${n}`), () =>
+    make("li", {}, make("b", {}), make("span", { class: "quiet" })));
+  rows.forEach((row, n) => {
+    const [conditions, details] = parent.children[n].children;
+    setText(conditions, `${row.frontend}: ${row.conditions}`);
+    const streams = ["turns", "resume"].filter((name) => row[name]);
+    setText(details, [`→ ${row.backend}`, ...streams].join(" · "));
+  });
+}
+
 export function showProcesses(parent, processes, now) {
   keyed(parent, processes.map((process) => `${process.number}-${process.pid}`), () =>
     make("li", {}, make("b", {}), make("span", { class: "state" }), make("span", { class: "quiet" })));
