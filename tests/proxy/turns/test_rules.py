@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from hermes_lb.proxy.turns import place
+from hermes_lb.turns.ports import Reading, Trimmed
 from tests.support.http_peer import Ended
 from tests.support.turn_store import MemoryTurnStore
 from tests.support.turns import (
@@ -16,6 +18,7 @@ from tests.support.turns import (
     begin_stream,
     events,
     get,
+    path_of,
     post,
     request,
     turn_of,
@@ -116,7 +119,7 @@ async def test_a_replay_has_the_affinity_cookie_of_the_turns_server(stage: Stage
 
 
 async def test_a_turn_that_gets_no_server_frees_its_session(stage: Stage) -> None:
-    """The wait for a server begins anew after the session's grant."""
+    """The wait for a server begins again after the session's grant."""
     origin = await stage.origin()
     gateway = await Gateway.before(
         stage, origin, turns={"session": "header:X-Session"}, each=[{"max_connections": 1}],
@@ -156,6 +159,30 @@ async def test_a_stream_without_a_key_does_not_wait_for_a_slow_store(
     await eventually(lambda: bool(gateway.shared.turns), "it has begun after all")
     [turn] = gateway.shared.turns.values()
     await eventually(lambda: turn.ended_at > 0, "and is released")
+
+
+@pytest.mark.pure_only("a method of the store in memory is patched")
+async def test_events_that_are_gone_are_missed_late(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is slow says so behind the moment for which the head waits."""
+    gateway = await Gateway.before(stage, await stage.serving())
+    turn = turn_of((await gateway.ask(post(key="k"))).head)
+    await gateway.in_state(turn, "done")
+
+    class Late(Reading):
+        async def next(self) -> NoReturn:
+            await asyncio.sleep(2 * place._FIRST)
+            raise Trimmed
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(MemoryTurnStore, "follow", lambda *_: Late())
+    for data in (post(key="k"), get(path_of(turn))):
+        answer = await gateway.ask(data)
+        assert answer.status == 410
+        assert b"result_not_kept" in answer.body
 
 
 async def test_informational_responses_and_trailers_are_not_replayed(stage: Stage) -> None:
