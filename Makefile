@@ -127,7 +127,7 @@ run-bench: $(VENV)/.installed-bench
 compiled:
 	$(BENCH_PYTHON) -m venv --clear $(COMPILED)
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt 'setuptools>=77' mypy .
+	  --constraint constraints.txt 'setuptools>=77' mypy '.[http2]'
 	HERMES_LB_MYPYC=1 $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --no-deps --force-reinstall .
 

@@ -14,8 +14,9 @@ from setuptools import setup
 # wrong (models of pydantic, whose annotations lose their constraints; named tuples with fields of
 # types that are imported for annotations only), and what runs rarely.
 COMPILED = {
+    "affinity": "response_cookies",
     "backends": "histogram outliers pool server",
-    "balancing": "load_heap response_times weighted_sampler",
+    "balancing": "load_heap loops response_times weighted_sampler",
     "http": (
         "body bounded_cache continued_events fields forward head https json_search keys kept_body"
         " limits load_report numbered_events request response recurring_cache rules sse"
@@ -29,7 +30,10 @@ COMPILED = {
         " record response resume select settings tunnel upload wall_clock"
     ),
     "proxy/http1": "client connection_pool intake tunnel_end upstream",
-    "proxy/http2": "connection fields stream tunnel_end verdicts",
+    "proxy/http2": (
+        "connection connection_pool fields frame_io grpc stream tunnel_end upstream upstream_fields"
+        " upstream_stream verdicts"
+    ),
     "proxy/turns": "client detached journal_side owner",
     "tls": "above",
     "transport": "addresses endpoint kernel run_queue",

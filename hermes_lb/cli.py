@@ -141,8 +141,6 @@ def proxy(
     ] = False,
 ) -> None:
     """Balance servers that run already, without a configuration file."""
-    from tomllib import loads
-
     from hermes_lb.balancing import STRATEGIES
     from hermes_lb.config import ConfigError, load_config
     from hermes_lb.quickstart import Wanted, anonymous_file, configuration, introduction
@@ -152,10 +150,10 @@ def proxy(
     wanted = Wanted(servers, host, port, balance, cookie or None, health, admin_port or None, turns)
     try:
         text = configuration(wanted)
-        checked = load_config(loads(text))
-    except ConfigError as error:
-        _print_problems(error)
-        raise typer.Exit(2) from None
+        path = anonymous_file(text)
+        checked = load_config(path)
+    except ConfigError as error:  # its lines are of a file that the user did not write
+        _fail("; ".join(f"{one.key}: {one.message}" for one in error.problems), status=2)
     except ValueError as error:
         _fail(str(error), status=2)
     if print_config:
@@ -163,7 +161,7 @@ def proxy(
         return
     if not is_successor():
         print(*introduction(wanted), sep="\n", file=sys.stderr)
-    _serve(checked, anonymous_file(text), "uvloop")
+    _serve(checked, path, "uvloop")
 
 
 @app.command()
@@ -179,10 +177,14 @@ def check(context: typer.Context, config: ConfigOption = None) -> None:
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors."""
-    from hermes_lb.config.allowed import json_schema
+    """Print the JSON Schema of the configuration, for editors.
 
-    print(json.dumps(json_schema(), indent=2))
+    Beside a configuration: hermes-lb schema > hermes-lb.schema.json
+    """
+    from hermes_lb.config.editor_schema import editor_schema
+
+    reference = path_of("reference.toml").read_text(encoding="utf-8")
+    print(json.dumps(editor_schema(reference), indent=2))
 
 
 _NAME = typer.Argument(metavar="NAME", help="Which one; without it: a list of them.")

@@ -126,7 +126,8 @@ class ClosedBeforeResponse(ServerFailed):
 
 
 class ClosedInHead(ServerFailed):
-    """The connection closed within the response head, of which the client has seen nothing.
+    """The connection closed within the response head, of which the client has seen nothing; or a
+    server by HTTP/2 has not answered a PING.
 
     nginx retries it as any `error`; HAProxy's letters are the same ("before sending its full HTTP
     response headers").
@@ -135,6 +136,16 @@ class ClosedInHead(ServerFailed):
     status = 502
     termination = "SH"
     retry = Retry.REPEATABLE_ONLY
+
+
+class NotProcessed(ServerFailed):
+    """HTTP/2: the server has refused the stream, or has gone away before it.
+
+    It has done nothing for the request, and that is no failure (RFC 9113 section 8.7).
+    """
+
+    termination = "SH"
+    retry = Retry.SAFE
 
 
 class MarkedDown(ServerFailed):

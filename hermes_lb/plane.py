@@ -12,6 +12,7 @@ from hermes_lb.backends.dialing import Dialer
 from hermes_lb.listen.connection_limit import ConnectionLimit
 from hermes_lb.listen.frontend import Frontend
 from hermes_lb.listen.sockets import listening_socket
+from hermes_lb.observe import certificates
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.observe.recorder import Recorder
@@ -20,6 +21,7 @@ from hermes_lb.proxy import end_sessions, running_sessions, saw_progress
 from hermes_lb.proxy.context import Context
 from hermes_lb.proxy.deadlines import Sweep
 from hermes_lb.proxy.http1.connection_pool import ServerConnections
+from hermes_lb.proxy.http2.connection_pool import SharedConnections
 from hermes_lb.proxy.moving import leave_server
 from hermes_lb.proxy.record import record_exchange
 from hermes_lb.proxy.select import Backend
@@ -37,8 +39,9 @@ if TYPE_CHECKING:
     from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import FrontendCounters, Pool, Server
     from hermes_lb.config import Bind, Config
+    from hermes_lb.observe.certificates import CertificateView
     from hermes_lb.observe.recent import Recent
-    from hermes_lb.proxy.ports import Connection
+    from hermes_lb.proxy.ports import Connection, ConnectionPool
     from hermes_lb.tls.certificates import TlsFiles
     from hermes_lb.turns.options import StoreOptions
     from hermes_lb.turns.ports import TurnStore
@@ -236,6 +239,14 @@ class DataPlane:
             process.clients = len(context.live.clients)
             process.access_log_dropped = context.log.access_log.dropped
 
+    def certificates(self) -> list[CertificateView]:
+        """Those that new handshakes get."""
+        return [
+            view
+            for frontend in self.frontends
+            for view in certificates.of_frontend(frontend.name, frontend.certificates)
+        ]
+
     # Another configuration, in place.
 
     def set_servers(self, backend: str, servers: list[config.Server]) -> None:
@@ -378,7 +389,7 @@ class DataPlane:
         self.backends[name] = backend = Backend(
             name,
             configured,
-            partial(ServerConnections, context),
+            partial(_connections, context),
             clock=context.clock,
             rng=context.rng,
             tasks=context.tasks,
@@ -456,6 +467,8 @@ class DataPlane:
             if upstream.sink is not None:  # whose client has left
                 upstream.sink.shut_down()
             upstream.abort()
+        for shared in list(context.live.shared):
+            shared.abort()
         await self._tasks.cancel_all()
         await context.live.wait_until_quiet(_CLOSING_TAKES)
         context.batch.flush()
@@ -470,6 +483,14 @@ async def _set_binds(frontend: Frontend, configured: config.Frontend, groups: So
     for listener in before:
         if listener.bind not in configured.bind:
             await frontend.remove(listener.bind)
+
+
+def _connections(
+    context: Context, server: Server, *, keep: int, idle_timeout: float, dialer: Dialer
+) -> ConnectionPool:
+    """The connections to a server, by its backend's protocol."""
+    make = SharedConnections if dialer.speaks_http2 else ServerConnections
+    return make(context, server, keep=keep, idle_timeout=idle_timeout, dialer=dialer)
 
 
 def _groups(

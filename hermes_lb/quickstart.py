@@ -140,4 +140,5 @@ def _table(values: dict[str, str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text)  # a basic string of TOML
+    """A basic string of TOML, in which nothing names a variable of the environment."""
+    return json.dumps(text.replace("${", "$${"))

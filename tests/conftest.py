@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ from hermes_lb.build import BUILD, IS_COMPILED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.support.stage import Stage
 
@@ -35,14 +35,27 @@ _HYPOTHESIS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]
 settings.register_profile("all", max_examples=100, **_HYPOTHESIS)
 settings.register_profile("default", max_examples=25, **_HYPOTHESIS)
 
-_LEFT_OUT = ("slow", "other_loop")
+_HERE = Path(__file__).parent
+
+_LEFT_OUT = ("slow", "other_loop", "other_version")
+
+# Folders whose tests with a stage are repeated by HTTP/2, but for `http1_only`: those of the first
+# set by default.
+_BY_BOTH_VERSIONS = {"affinity", "hostile", "limits", "listen", "proxy"}
+_REPEATED_LATER = {"backends", "control", "discovery", "health", "observe", "transport"}
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+def http(request: pytest.FixtureRequest) -> str:
+    """The version of HTTP that the clients of a stage speak."""
+    return getattr(request, "param", "1.1")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, http: str) -> AsyncIterator[Stage]:
     from tests.support.stage import Stage  # not for tests without a balancer
 
-    async with Stage(tmp_path) as running:
+    async with Stage(tmp_path, http) as running:
         yield running
 
 
@@ -51,8 +64,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--suite",
         choices=["default", "rest", "all"],
         default="default",
-        help="default: without slow and other_loop; rest: only these, and all property tests",
+        help="default: without slow, other_loop and other_version; rest: these, and property tests",
     )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with a stage says what requests mean, and so is one of both versions."""
+    definition = metafunc.definition
+    is_here = _HERE in definition.path.parents  # tests/test_suites.py has others
+    folder = definition.path.relative_to(_HERE).parts[0] if is_here else ""
+    if "http" in metafunc.fixturenames and folder in _BY_BOTH_VERSIONS | _REPEATED_LATER:
+        is_both = definition.get_closest_marker("http1_only") is None
+        versions = ["1.1", "2"] if is_both else ["1.1"]
+        metafunc.parametrize("http", versions, ids=lambda it: f"http{it}", indirect=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,6 +99,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     suite = config.option.suite
     kept: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
+        if _is_by_http2(item):
+            # The mark of a row, not of the whole test; and no stream is "behind" another one.
+            if item.get_closest_marker("http1_only") or _way(item) == "followed":
+                continue
+            if item.path.relative_to(_HERE).parts[0] in _REPEATED_LATER or _way(item) == "bytewise":
+                item.add_marker("other_version")
         if _is_on_the_other_loop(item):
             item.add_marker("other_loop")
         is_left_out = any(item.get_closest_marker(name) for name in _LEFT_OUT)
@@ -105,6 +135,18 @@ def _is_on_the_other_loop(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     parameters = {} if callspec is None else callspec.params
     return parameters.get("_asyncio_loop_factory") is asyncio.SelectorEventLoop
+
+
+def _is_by_http2(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("http") == "2"
+
+
+def _way(item: pytest.Item) -> str:
+    """In which the bytes of hostile input come: `tests.support.hostile.Way`."""
+    callspec = getattr(item, "callspec", None)
+    way = None if callspec is None else callspec.params.get("way")
+    return str(getattr(way, "value", ""))
 
 
 def _is_a_property_test(item: pytest.Item) -> bool:

@@ -20,7 +20,7 @@ from hermes_lb.http.fields import REQUEST_FIELDS, HeaderPlans, connections
 from hermes_lb.http.rules import host_names
 from hermes_lb.limits import per_client
 from hermes_lb.observe import combined, httplog, json_log
-from hermes_lb.proxy.http2.fields import _is_name
+from hermes_lb.proxy.http2.fields import is_name
 from tests.support.heads import request, response
 
 Fill = Callable[[int], object]
@@ -111,7 +111,7 @@ FILLED = [
     ("RequestParser: with a length", _heads_with_length, 1100),
     ("RequestParser: varying lines", _varying_lines, 1100),
     ("ResponseParser", _response_heads, 300),
-    ("fields._names", lambda: lambda i: _is_name(_eight(i) * 7), 1100),
+    ("fields._names", lambda: lambda i: is_name(_eight(i) * 7), 1100),
     ("fields.HeaderPlans", _plans, 1500),
     ("fields.HeaderPlans: short names", _plans_of_short_names, 1500),
     ("fields.connections", lambda: _options, 1100),

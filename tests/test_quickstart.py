@@ -88,6 +88,7 @@ def test_each_option_is_in_the_configuration() -> None:
         (["https://a", "b:80"], "give only https://, or none"),
         (["8000", "--balance", "leastcon"], "there is no strategy 'leastcon'"),
         (["8000", "--health", "up"], 'backends.servers.health.path: "up" is not allowed'),
+        (["8000", "--health", "/up ${HOME}"], '"/up $${HOME}" is not allowed'),
         (["8000", "--cookie", "a b"], "backends.servers.affinity.cookie"),
         (["8000", "--host", "a b"], "frontends[0].bind"),
         (["0"], "a server needs a port from 1 to 65535"),

@@ -6,8 +6,9 @@
 The server answers a GET with two bytes, a GET of /chunks with chunks of one byte for as long as
 they are taken, a GET of /large with 2 MB, and takes any upload without an answer. The clients send
 `requests` one behind the other and read the answers, an upload in `chunks` of one byte with
-extensions, or ask for /chunks (`responses`). At the end they say how many bytes went out, and how
-many answers came.
+extensions, `bodies` of JSON that take long to parse, or ask for /chunks (`responses`); those of
+HTTP/2 are in `http2_flood`. At the end they say how many bytes went out, and how many answers came,
+or connections were ended.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import time
 from typing import cast
 
 import uvloop
+
+from bench.chaos import http2_flood
 
 READY = "ready"
 LARGE = 2_000_000
@@ -36,6 +39,10 @@ def _block(unit: bytes) -> bytes:
 
 _TINY = _block(b"1\r\na\r\n")
 
+#: Bytes of JSON in one body of `bodies`.
+JSON = 1_000_000
+_JSON = b'{"s":"one","x":[%b0]}' % (b"{}," * (JSON // 3))
+
 _GET = b"GET / HTTP/1.1\r\nHost: chaos.test\r\n\r\n"
 # What each client begins with, and what it goes on with.
 KINDS = {
@@ -43,6 +50,11 @@ KINDS = {
     "chunks": (
         b"POST / HTTP/1.1\r\nHost: chaos.test\r\nTransfer-Encoding: chunked\r\n\r\n",
         _block(b"1;x\r\na\r\n"),
+    ),
+    "bodies": (
+        b"",
+        b"POST /turns/ HTTP/1.1\r\nHost: chaos.test\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(_JSON), _JSON),
     ),
     "responses": (b"GET /chunks HTTP/1.1\r\nHost: chaos.test\r\n\r\n", b""),
 }
@@ -110,7 +122,7 @@ class _Client:
         data = self.sock.recv(256 * 1024)
         if not data:
             raise ConnectionResetError("the balancer has closed")
-        self.answers += data.count(b"HTTP/1.1 200")
+        self.answers += data.count(b"HTTP/1.1 ")
 
 
 def attack(kind: str, address: tuple[str, int], count: int, seconds: float) -> None:
@@ -137,4 +149,9 @@ if __name__ == "__main__":
         uvloop.run(serve(_host, int(_port)))
     else:
         _, _kind, _host, _port, _count, _seconds = sys.argv
-        attack(_kind, (_host, int(_port)), int(_count), float(_seconds))
+        _sizes = (_host, int(_port)), int(_count), float(_seconds)
+        if _kind in http2_flood.MIXES:
+            print(READY, flush=True)
+            print(*uvloop.run(http2_flood.attack(_kind, *_sizes)), flush=True)
+        else:
+            attack(_kind, *_sizes)

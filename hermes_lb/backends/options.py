@@ -123,3 +123,6 @@ class Backend(Protocol):
 
     @property
     def proxy_protocol(self) -> Literal["v1", "v2"] | None: ...
+
+    @property
+    def protocol(self) -> Literal["http/1.1", "h2"]: ...

@@ -8,11 +8,10 @@ never round to the same float.
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancing.in_turn import InTurn
-from hermes_lb.balancing.smooth_wrr import next_by_wrr
+from hermes_lb.balancing.loops import least_loaded
 
 if TYPE_CHECKING:
     from random import Random
@@ -38,15 +37,4 @@ class LeastConn(InTurn):
         if heap is not None and (server := heap.next(request.tried, now)) is not None:
             return server
         candidates = pool.candidates(request.tried, now)
-        if not candidates:
-            return None
-        least = inf
-        tied: list[Server] = []
-        for server in candidates:
-            load = (server.in_flight + server.queued) / server.weight
-            if load < least:
-                least = load
-                tied = [server]
-            elif load == least:
-                tied.append(server)
-        return tied[0] if len(tied) == 1 else next_by_wrr(tied)
+        return least_loaded(candidates) if candidates else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancing.in_turn import InTurn
-from hermes_lb.balancing.smooth_wrr import next_by_wrr
+from hermes_lb.balancing.loops import next_by_wrr
 
 if TYPE_CHECKING:
     from random import Random

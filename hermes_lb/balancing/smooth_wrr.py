@@ -12,6 +12,8 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
+from hermes_lb.balancing.loops import next_by_wrr
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -24,23 +26,6 @@ if TYPE_CHECKING:
 FEW: Final = 32
 
 _NO_GUESTS: Final[Mapping[Server, int]] = {}
-
-
-def next_by_wrr(candidates: Iterable[Server]) -> Server:
-    """The candidate with the most credit, which pays for it; there must be at least one."""
-    total = most = 0.0
-    best: Server | None = None
-    for server in candidates:
-        gain = server.effective_weight
-        server.current_weight = credit = server.current_weight + gain
-        total += gain
-        if credit > most or best is None:
-            best, most = server, credit
-        if gain != server.weight:
-            server.effective_weight = gain + 1
-    assert best is not None
-    best.current_weight = most - total
-    return best
 
 
 class SmoothWrr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
@@ -77,6 +78,7 @@ class Backend(Section):
     retries: int = Field(3, ge=0, le=100)
     tls: OptionalTls = None
     proxy_protocol: Literal["v1", "v2"] | None = None
+    protocol: Literal["http/1.1", "h2"] = "http/1.1"
     on_marked_down: Literal["shutdown_sessions"] | None = None
     servers: list[Server] = Field(min_length=1)
 
@@ -92,6 +94,23 @@ class Backend(Section):
     def _checks_mark_down(self) -> Self:
         if self.on_marked_down is not None and self.health is None:
             raise ValueError("on_marked_down needs a health table: only checks mark a server down")
+        return self
+
+    @model_validator(mode="after")
+    def _speaks_its_protocol(self) -> Self:
+        if self.protocol != "h2":
+            if self.health is not None and self.health.needs_http2:
+                raise ValueError('a check by gRPC needs protocol = "h2"')
+            return self
+        if self.proxy_protocol is not None:
+            raise ValueError(
+                'with protocol = "h2" a connection is shared by all clients, and proxy_protocol '
+                "names one of them: remove one of them, X-Forwarded-For has the address"
+            )
+        if find_spec("ngh2") is None:
+            raise ValueError(
+                "protocol = \"h2\" needs the package ngh2: pip install 'hermes-lb[http2]'"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from hermes_lb.config.environment import expanded
 from hermes_lb.config.lines import LineIndex
 from hermes_lb.config.models import Config
 from hermes_lb.config.references import check_references
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 def load_config(source: Config | Mapping[str, Any] | str | Path) -> Config:
     """The configuration in a TOML file (a path), in a mapping of the same shape, or as it is.
 
-    Raises ConfigError with every problem at once: wrong values, unknown and missing keys, and
-    names that do not fit together. Problems of a file have lines; a file that cannot be read, or
-    is not TOML, has one.
+    In a file `${NAME}` is a variable of the environment. Raises ConfigError with every problem at
+    once: wrong values, unknown and missing keys, and names that do not fit together. Problems of a
+    file have lines; a file that cannot be read, or is not TOML, has one.
     """
     if isinstance(source, Config):
         return source  # coherent, or it could not have been made
@@ -36,10 +37,13 @@ def load_config(source: Config | Mapping[str, Any] | str | Path) -> Config:
 
 
 def _validate(tables: dict[str, Any], text: str | None, name: str | None) -> Config:
-    found = check_references(tables)
+    """`text`: of the file, whose strings may name variables of the environment."""
+    values, found = (tables, []) if text is None else expanded(tables, os.environ)
+    found += check_references(values)
     try:
-        config = Config.model_validate(tables)
+        config = Config.model_validate(values)
     except ValidationError as error:
+        # By the tables: a message must not show a secret.
         found += _explained(error, tables, has_references=bool(found))
     if not found:
         return config

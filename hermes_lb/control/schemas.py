@@ -168,6 +168,7 @@ _STATUS = {
     "process_restarts": said(COUNT, "worker processes that ended unexpectedly"),
     "processes": array(ref("Process")),
     "frontends": array(ref("Frontend")),
+    "certificates": array(ref("Certificate")),
 }
 
 SCHEMAS: dict[str, Schema] = {
@@ -185,6 +186,10 @@ SCHEMAS: dict[str, Schema] = {
         backend=TEXT,
         turns=said(FLAG, "its requests are turns: docs/turn-gateway.md"),
         resume=said(FLAG, "its streams continue at another server"),
+    ),
+    "Certificate": table(
+        frontend=said(TEXT, "<ADMIN>: the admin listener"), file=TEXT,
+        names=said(array(TEXT), "DNS names in it; may be none"), not_after=TIME,
     ),
     "Backend": table(
         **_BACKEND, unserved=said(ref("Counters"), "requests that ended without a server")

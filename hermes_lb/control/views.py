@@ -46,6 +46,7 @@ def describe_status(operator: Operator) -> dict[str, Any]:
             }
             for name, counters in observed.frontends.items()
         ],
+        "certificates": [one._asdict() for one in observed.certificates()],
         "backends": describe_backends(observed, now),
     }
 

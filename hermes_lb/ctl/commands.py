@@ -143,6 +143,14 @@ def servers(context: typer.Context) -> None:
 
 
 @app.command()
+def certificates(context: typer.Context) -> None:
+    """List the certificates in use and when they expire, the next one first."""
+    with errors_as_exit_status():
+        status = context.obj.client.get("status")
+        print_answer(context, "certificates", status.get("certificates", []))
+
+
+@app.command()
 def sessions(
     context: typer.Context,
     server: Annotated[str | None, typer.Option(metavar="NAME", help="Only on this server.")] = None,

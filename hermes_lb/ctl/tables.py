@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import rich.table
@@ -172,6 +173,34 @@ def servers(rows: Iterable[Row]) -> Iterable[Table]:
         ],
         less=["ABORTED", "5XX", "REQUESTS", "ADDRESS", "WEIGHT", "QUEUED", "WHY", "IN FLIGHT"],
     )  # fmt: skip
+
+
+# Seconds before a certificate expires: those that the alerts have.
+_EXPIRES_SOON, _EXPIRES_NOW = 14 * 86_400, 2 * 86_400
+
+
+def certificates(rows: Iterable[Row]) -> Iterable[Table]:
+    now = time.time()
+    yield Table(
+        ["FRONTEND", "NAMES", "EXPIRES", ">IN", "FILE"],
+        [
+            (c["frontend"], printable(", ".join(c["names"])) or "-", _day(c["not_after"]),
+             _left(c["not_after"] - now), printable(c["file"]))
+            for c in sorted(rows, key=itemgetter("not_after"))
+        ],
+        less=["FILE", "NAMES"],
+    )  # fmt: skip
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+
+
+def _left(seconds: float) -> Text:
+    if seconds <= 0:
+        return Text("EXPIRED", "red bold")
+    style = "red bold" if seconds < _EXPIRES_NOW else "yellow" if seconds < _EXPIRES_SOON else ""
+    return Text(duration(seconds), style)
 
 
 def sessions(answer: Row) -> Iterable[Table | Text]:

@@ -187,7 +187,7 @@ class HealthChecker:
                 target = before.get(server)
                 if target is None or target.health != health:
                     target = _Target(pool, server, health, probe, is_new=server not in self._known)
-                target.dialer = dialer.to(server.config)  # from the next check on
+                target.dialer = dialer.to(server.config, dialer.protocol)  # from the next check on
                 self._targets[server] = target
         self._known = {server for pool in self._pools.values() for server in pool.servers}
 

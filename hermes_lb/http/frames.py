@@ -43,8 +43,8 @@ STREAM_WINDOW: Final = 64 * 1024
 MOST_STREAMS: Final = 100
 
 IS_AVAILABLE: Final = ngh2 is not None
+FramesError: type[Exception] = Exception if ngh2 is None else ngh2.NGH2Error
 
-FramesError: type[Exception] = Exception
 if ngh2 is not None:
     RequestReceived = ngh2.RequestReceived
     ResponseReceived = ngh2.ResponseReceived
@@ -52,7 +52,6 @@ if ngh2 is not None:
     DataReceived = ngh2.DataReceived
     TrailersReceived = ngh2.TrailersReceived
     StreamReset = ngh2.StreamReset
-    FramesError = ngh2.NGH2Error
     StreamClosed = ngh2.StreamClosed
     GoAwayReceived = ngh2.GoAwayReceived
     SettingsReceived = ngh2.SettingsReceived

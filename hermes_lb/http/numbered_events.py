@@ -23,11 +23,18 @@ from hermes_lb.http.sse import EVENT_END, LONGEST_END, MOST_AT_ONCE, chunk, end_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# An event costs 2 us, and gets 50 bytes, however short it is. Bytes with more ends of lines than
+# this, two for an event at least, are looked at in parts of this size.
+_MOST_LINE_ENDS: Final = 1024
+_PART: Final = 2048
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_LINE_FEED: Final = 10
 # How the events of models begin. Others are passed on by the slower way.
 _OPENINGS: Final = [
     usual + other for usual, other in zip(openings(b"data:"), openings(b"event:"), strict=True)
 ]
+# The lengths of their chunks' first lines.
+_FIRST_LINES: Final = [len(each[0]) - len(b"data:") if each else 0 for each in _OPENINGS]
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _ID = re.compile(rb"(?:\A|[\r\n])id(?=[:\r\n])")
 # Digits only, or it is ignored (HTML section 9.2.6).
@@ -110,20 +117,23 @@ class NumberedEvents:
     def feed(self, data: bytes) -> bytes:
         if self._is_between_chunks:
             # One whole chunk with one event: what servers send for each token.
+            # `find` takes half of the time of `in`, and adding up less than formatting.
             size = len(data)
             if (
                 size <= MOST_KNOWN
                 and data.startswith(_OPENINGS[size])
                 and data.find(b"\n\n") == size - 4
-                and data.endswith(b"\r\n")
+                and data.find(b"\r", _FIRST_LINES[size]) == size - 2
+                and data[-1] == _LINE_FEED
+                and data.find(b"\nid") < 0
+                and data.find(b"\nretry") < 0
+                and self._adds_ids
             ):
-                event = data[data.find(b"\n") + 1 : -2]
-                if b"\nid" not in event and b"\r" not in event and b"\nretry" not in event:
-                    self._number = number = self._number + 1
-                    event = b"%b%d\n%b" % (self._id_line, number, event)
-                    self._keep(event, 1)
-                    return b"%x\r\n%b\r\n" % (len(event), event)
-        if len(data) > MOST_AT_ONCE or self.behind:
+                self._number = number = self._number + 1
+                event = self._id_line + b"%d\n" % number + data[_FIRST_LINES[size] : -2]
+                self._keep(event, 1)
+                return b"%x\r\n%b\r\n" % (len(event), event)
+        if len(data) > _PART or self.behind:
             data = self._portion(data)
         passed = self._framed(self._events(data))
         if self.is_done and self._rest:
@@ -136,9 +146,11 @@ class NumberedEvents:
         self._rest += data
         if self._received.behind:
             return b""
-        data = self._rest
-        self._rest = data[MOST_AT_ONCE:]
-        return data[:MOST_AT_ONCE]
+        part = self._rest[:MOST_AT_ONCE]
+        if part.count(b"\n") + part.count(b"\r") > _MOST_LINE_ENDS:
+            part = part[:_PART]
+        self._rest = self._rest[len(part) :]
+        return part
 
     def end(self) -> bytes:
         """The server's connection has ended. Raises InvalidBody if it is too early."""
@@ -222,12 +234,12 @@ class NumberedEvents:
                 passed.append(_BYTE_ORDER_MARK)
                 events = events[len(_BYTE_ORDER_MARK) :]
         start = 0
-        for match in EVENT_END.finditer(events):
-            event = events[start : match.end()].lstrip(b"\r\n")
-            start = match.end()
+        for end in _ends(events):
+            event = events[start:end].lstrip(b"\r\n")
+            start = end
             if not event:
                 continue
-            comments = _COMMENTS(event)
+            comments = _COMMENTS(event) if event.startswith(b":") else None
             if comments is not None:
                 passed.append(comments[1])
                 continue
@@ -235,7 +247,7 @@ class NumberedEvents:
             if self._retried is not None and b"retry" in event:
                 for retry in _RETRY.findall(event):
                     self._retried(retry)
-            if self._adds_ids and _ID.search(event) is None:
+            if self._adds_ids and not _has_id(event):
                 line_end = _LINE_END.search(event)
                 assert line_end is not None
                 event = b"%b%d%b%b" % (self._id_line, self._number, line_end[0], event)
@@ -252,3 +264,23 @@ class NumberedEvents:
         if events:
             self._keep(b"".join(events), len(events))
             events.clear()
+
+
+def _ends(events: bytes) -> list[int]:
+    """Where each of whole events ends."""
+    if events.find(b"\r") >= 0:
+        return [match.end() for match in EVENT_END.finditer(events)]
+    # Nearly always. The expression takes 5 us for a token, since it has a choice at each byte.
+    ends = []
+    end = events.find(b"\n\n") + 2
+    while end >= 2:
+        ends.append(end)
+        end = events.find(b"\n\n", end) + 2
+    return ends
+
+
+def _has_id(event: bytes) -> bool:
+    """An `id` line; what the expression looks for is nearly never there at all."""
+    if event.find(b"\nid") < 0 and event.find(b"\rid") < 0 and not event.startswith(b"id"):
+        return False
+    return _ID.search(event) is not None

@@ -240,7 +240,9 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         method, target = line.groups()
         has_body = method != b"GET" and method != b"HEAD"
         blocks = self._with_length if has_body else self._without_body
-        if blocks.misses > PATIENCE and blocks.is_skipped():
+        is_sought = blocks.misses <= PATIENCE or not blocks.is_skipped()
+        varying = self._varying_with_length if has_body else self._varying_without_body
+        if not is_sought and varying.misses > PATIENCE:
             return self._parse(data, line)
         if has_body:
             start = data.find(_LENGTH)
@@ -254,27 +256,27 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             key = data[line.end() - 2 : start] + data[end:]
         else:
             key, length = data[line.end() - 2 :], 0
-        like = blocks.recent.get(key)
-        if like is not None:
-            blocks.misses = 0
-        else:
-            like = blocks.find(key)
-        if like is not None:
-            if is_looked_up and same.recurs(data):
-                same.store(data, RequestHead(method, target, HTTP11, length, like))
-            return RequestHead(method, target, HTTP11, length, like)
-        varying = self._varying_with_length if has_body else self._varying_without_body
+        if is_sought:
+            like = blocks.recent.get(key)
+            if like is not None:
+                blocks.misses = 0
+            else:
+                like = blocks.find(key)
+            if like is not None:
+                if is_looked_up and same.recurs(data):
+                    same.store(data, RequestHead(method, target, HTTP11, length, like))
+                return RequestHead(method, target, HTTP11, length, like)
         found = varying.find(key)
         if found is not None:
             pattern, values = found
             head = pattern.filled(method, target, length, values)
             if head is not None:
-                blocks.misses = 0
-                if blocks.recurs(key) and not _method_matters(key):  # of this client, for example
+                # It may come again as a whole, from this client for example.
+                if is_sought and blocks.recurs(key) and not _method_matters(key):
                     blocks.store(key, RequestHead(method, target, HTTP11, length, head))
                 return head
         head = self._parse(data, line)
-        if head.length == length:
+        if is_sought and head.length == length:
             if not blocks.recurs(key):
                 varying.offer(key, partial(_pattern, head, key))
             elif not _method_matters(key):

@@ -177,29 +177,33 @@ class ResponseParser(HeadParser[httptools.HttpResponseParser]):
 
     def parse(self, data: bytes) -> ResponseHead:
         """`data`: one whole head, CRLF CRLF included. Raises InvalidResponse."""
-        heads = self._remembered
-        if len(data) > _LONGEST or (heads.misses > PATIENCE and heads.is_skipped()):
+        if len(data) > _LONGEST:
             return self._parse(data)
-        head = heads.recent.get(data)
-        if head is not None:
-            heads.misses = 0
-            return head
-        head = heads.find(data)
-        if head is not None:
-            return head
+        heads = self._remembered
+        is_sought = heads.misses <= PATIENCE or not heads.is_skipped()
+        if is_sought:
+            head = heads.recent.get(data)
+            if head is not None:
+                heads.misses = 0
+                return head
+            head = heads.find(data)
+            if head is not None:
+                return head
+        elif self._varying.misses > PATIENCE:
+            return self._parse(data)
         found = self._varying.find(data)
         if found is not None:
-            heads.misses = 0
             pattern, values = found
             head = pattern.filled(values)
-            if heads.recurs(data):  # of this second, for example
+            if is_sought and heads.recurs(data):  # of this second, for example
                 heads.store(data, head)
             return head
         head = self._parse(data)
-        if heads.recurs(data):
-            heads.store(data, head)
-        else:
-            self._varying.offer(data, partial(_pattern, head))
+        if is_sought:
+            if heads.recurs(data):
+                heads.store(data, head)
+            else:
+                self._varying.offer(data, partial(_pattern, head))
         return head
 
     def _parse(self, data: bytes) -> ResponseHead:

@@ -34,11 +34,12 @@ class VaryingLines(Generic[Value]):
     takes the place of the last: names that a client makes up displace none that is in use.
     """
 
-    __slots__ = ("_before", "_may_vary", "_sets")
+    __slots__ = ("_before", "_may_vary", "_sets", "misses")
 
     def __init__(self, may_vary: Callable[[bytes], bool]) -> None:
         """`may_vary`: of the name of a field, in lower case."""
         self._may_vary = may_vary
+        self.misses = 0  # look-ups since the last hit
         self._sets: list[tuple[Values, RecurringCache[Value]]] = []
         self._before: list[bytes] = []  # the lines of the last block that was offered
 
@@ -56,7 +57,9 @@ class VaryingLines(Generic[Value]):
             if found is not None:
                 if place:
                     sets[place - 1], sets[place] = sets[place], sets[place - 1]
+                self.misses = 0
                 return found, values
+        self.misses += 1
         return None
 
     def offer(self, block: bytes, make: Callable[[Values, Values], Value | None]) -> None:

@@ -17,5 +17,6 @@ metric_table  every metric, and where its numbers are
 metrics       Prometheus' text format
 recent        the last requests that ended badly
 loop_lag      how late the event loop is
+certificates  those in use, and when they expire
 usage         CPU, memory and descriptors of a process
 """

@@ -65,7 +65,7 @@ def metrics_of(seen: Observed) -> Iterator[MetricRow]:
     """All of one balancer, in the order of the exposition; the numbers are read as it is run."""
     return chain(
         _of_requests(seen), _of_phases(seen), _of_servers(seen), _of_frontends(seen),
-        _of_processes(seen), _of_the_whole(seen), _of_this_process(),
+        _of_certificates(seen), _of_processes(seen), _of_the_whole(seen), _of_this_process(),
     )  # fmt: skip
 
 
@@ -157,6 +157,15 @@ def _of_frontends(seen: Observed) -> Iterator[MetricRow]:
     yield MetricRow(
         "counter", "hermes_lb_refused_total", (*_FRONTEND, "status", "reason"),
         "Requests that were not accepted, by status (0: none was sent) and reason", _refused(seen),
+    )
+
+
+def _of_certificates(seen: Observed) -> Iterator[MetricRow]:
+    yield MetricRow(
+        "gauge", "hermes_lb_certificate_not_after_timestamp_seconds", (*_FRONTEND, "file", "name"),
+        "When a certificate in use expires, since 1970",
+        (((c.frontend, c.file, c.names[0] if c.names else ""), c.not_after)
+         for c in seen.certificates()),
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from hermes_lb.backends import FrontendCounters, Pool
+    from hermes_lb.observe.certificates import CertificateView
 
 
 @dataclass(slots=True)
@@ -109,3 +110,4 @@ class Observed:
     upkeep: Upkeep = field(default_factory=Upkeep)
     refresh: Callable[[], None] = _is_current  # makes all numbers current; never waits
     supervisor_lag: LoopLag | None = None  # of a supervisor's loop, in which checks run
+    certificates: Callable[[], Sequence[CertificateView]] = tuple  # those in use

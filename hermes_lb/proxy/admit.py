@@ -58,6 +58,8 @@ def admit(exchange: Exchange, now: float) -> bool:
         rules = exchange.rules
         if rules is not None and rules.resumes and can_insert(exchange.client, head.method):
             exchange.request_head = exchange.request_head[:-2] + ACCEPTS_HANDOVER + b"\r\n"
+        if head.upgrade and backend.dialer.speaks_http2:
+            exchange.must_dial = True  # on a connection by HTTP/1.1
         if backend.has_turns and not open_turn(exchange, rules, context):
             return False
         head.forwarded = b""  # a stream lasts for minutes, and no longer needs it

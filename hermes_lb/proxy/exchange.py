@@ -25,6 +25,7 @@ from hermes_lb.errors import (
     InvalidBody,
     MarkedDown,
     NoServer,
+    NotProcessed,
     QueueTimeout,
     RequestRefused,
     ResponseTimeout,
@@ -461,7 +462,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     async def _dial(self, connections: ConnectionPool) -> None:
         try:
             peers = self._peers() if connections.sends_client_address else None
-            connection = await connections.dial(peers)
+            connection = await connections.dial(peers, tunnel=bool(self.head.upgrade))
         except ConnectFailed as error:
             self.dialing = None
             self.server_failed(error)
@@ -517,7 +518,9 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         if upstream is None:
             server.counters.connect_errors += 1
         else:
-            is_stale = upstream.is_reused and isinstance(error, ClosedBeforeResponse)
+            is_stale = isinstance(error, NotProcessed) or (
+                upstream.is_reused and isinstance(error, ClosedBeforeResponse)
+            )
             upstream.abort()
         if not is_stale:
             backend.failed(server, now, str(error))

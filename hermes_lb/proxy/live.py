@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from hermes_lb.proxy.ports import AcceptLimit
 
 if TYPE_CHECKING:
-    from hermes_lb.proxy.ports import Connection, ServerSide
+    from hermes_lb.proxy.ports import Connection, Framed, ServerSide
 
 
 class LiveConnections:
     """Each connection adds and removes itself.
 
     - `gate`: the limit on clients.
+    - `shared`: connections to servers whose streams are `upstreams`.
     - `detached`: turns that go on without their clients.
     - `keeps_clients`: they are kept after a response; False while draining, or at the limit.
     """
@@ -26,6 +27,7 @@ class LiveConnections:
         "gate",
         "is_draining",
         "keeps_clients",
+        "shared",
         "upstreams",
     )
 
@@ -33,6 +35,7 @@ class LiveConnections:
         self.clients: set[Connection] = set()
         self.detached: set[Connection] = set()
         self.upstreams: set[ServerSide] = set()
+        self.shared: set[Framed] = set()
         self.gate: AcceptLimit = AcceptLimit()  # none, until there are listeners
         self.is_draining = False
         self.keeps_clients = True
@@ -49,14 +52,18 @@ class LiveConnections:
 
     def connection_gone(self) -> None:
         """A connection has left its register."""
-        if not (self.clients or self.detached or self.upstreams):
+        if self._is_quiet:
             self._quiet.set()
+
+    @property
+    def _is_quiet(self) -> bool:
+        return not (self.clients or self.detached or self.upstreams or self.shared)
 
     async def wait_until_quiet(self, timeout: float) -> bool:
         """Wait until all connections are closed -> True, or `timeout` seconds -> False."""
         try:
             async with asyncio.timeout(timeout):
-                while self.clients or self.detached or self.upstreams:
+                while not self._is_quiet:
                     self._quiet.clear()
                     await self._quiet.wait()
         except TimeoutError:

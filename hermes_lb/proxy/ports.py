@@ -61,7 +61,7 @@ class Entrance:
     allows_trace: bool
     is_stopped: bool
     #: Makes a connection by HTTP/2 of one that has begun so; None: HTTP/1 only.
-    make_http2: Callable[[Any], Framed] | None
+    make_http2: Callable[[Any], FramedConnection] | None
 
     def trusts(self, address: str) -> bool:
         """True if the peer of this plain address may speak for its own clients."""
@@ -207,7 +207,7 @@ class Connection:
 
 
 @trait
-class Framed(Source, Connection):
+class Framed(Source):
     """A connection that many streams share: its frames are written once a loop iteration."""
 
     __slots__ = ()
@@ -215,6 +215,17 @@ class Framed(Source, Connection):
     def write_frames(self) -> None:
         """Add what may leave now to `IoBatch.writes`."""
         raise NotImplementedError
+
+    def abort(self) -> None:
+        """End at once."""
+        raise NotImplementedError
+
+
+@trait
+class FramedConnection(Framed, Connection):
+    """One from a client."""
+
+    __slots__ = ()
 
 
 @trait
@@ -409,6 +420,7 @@ class ConnectionPool:
     __slots__ = ()
 
     sends_client_address: bool
+    speaks_http2: bool
 
     def take_idle(
         self, now: float, *, fresh_only: bool, check_now: bool = True
@@ -419,8 +431,11 @@ class ConnectionPool:
         """
         raise NotImplementedError
 
-    async def dial(self, peers: Peers | None) -> ServerSide:
-        """A new connection. Raises ConnectFailed or Exhausted; the caller bounds the time."""
+    async def dial(self, peers: Peers | None, *, tunnel: bool = False) -> ServerSide:
+        """A new connection. Raises ConnectFailed or Exhausted; the caller bounds the time.
+
+        `tunnel`: for a request that may become one.
+        """
         raise NotImplementedError
 
     def reconfigure(self, *, keep: int, idle_timeout: float, dialer: Dialer) -> None:

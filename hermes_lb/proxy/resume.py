@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from mypy_extensions import trait
 
 from hermes_lb.backends.counters import RESUME_OUTCOMES
-from hermes_lb.errors import ConnectFailed, ConnectTimeout, Exhausted, NoServer, QueueTimeout
+from hermes_lb.errors import (
+    ConnectFailed,
+    ConnectTimeout,
+    Exhausted,
+    NoServer,
+    NotProcessed,
+    QueueTimeout,
+)
 from hermes_lb.http.sse import EventsBody, UnnumberedEventsBody
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.turns.rules import TurnRules
@@ -68,7 +75,7 @@ _FINAL = frozenset((404, 410))
 # The server can't now (its store is away, it is full or shuts down), and has begun nothing.
 _NOT_NOW = frozenset((429, 503))
 # What else begins nothing at a server.
-_NOTHING_BEGUN = (ConnectFailed, ConnectTimeout, Exhausted, NoServer)
+_NOTHING_BEGUN = (ConnectFailed, ConnectTimeout, Exhausted, NoServer, NotProcessed)
 
 
 class StreamRules(NamedTuple):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Attempt(NamedTuple):
     """An attempt that failed at `server`.
 
-    - `is_stale`: a kept connection was found closed, which says nothing of the server's health.
+    - `is_stale`: a kept connection was found closed, or the server has refused a stream of HTTP/2,
+      which says nothing of its health.
     - `can_repeat`: the request may be executed twice.
     - `is_whole`: all of it can be sent again.
     - `is_pinned`: its session lives at `server`. `is_strict`: and no other one may serve it.

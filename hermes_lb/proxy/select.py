@@ -119,7 +119,11 @@ class Backend:
         self.key_rules = KeyRules(configured.stick) if configured.stick else None
         self._by_name = {server.name: server for server in servers}
         for server in servers:
-            if server not in self.connections:
+            pool = self.connections.get(server)
+            if pool is not None and pool.speaks_http2 is not dialer.speaks_http2:
+                pool.retire()
+                pool = None
+            if pool is None:
                 self.connections[server] = self._make_pool(
                     server,
                     keep=configured.keep_alive,
@@ -127,7 +131,7 @@ class Backend:
                     dialer=dialer,
                 )
             else:
-                self.connections[server].reconfigure(
+                pool.reconfigure(
                     keep=configured.keep_alive,
                     idle_timeout=configured.keep_alive_timeout,
                     dialer=dialer,

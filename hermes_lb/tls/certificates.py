@@ -247,8 +247,7 @@ class Certificates:
 
     def _read(self, path: Path) -> Certified:
         try:
-            text = self.files.read(path).decode("ascii", "replace")
-            certified = read_certificate(ssl.PEM_cert_to_DER_cert(_first_certificate(text)))
+            certified = certified_in(self.files.read(path))
         except OSError as error:
             self._fail(path, error.strerror, error.errno)
         except ValueError as error:
@@ -314,6 +313,12 @@ class Certificates:
         raise OSError(number or errno.EINVAL, words)
 
 
+def certified_in(pem: bytes) -> Certified:
+    """The first certificate of a file. Raises ValueError if it has none."""
+    text = pem.decode("ascii", "replace")
+    return read_certificate(ssl.PEM_cert_to_DER_cert(_first_certificate(text)))
+
+
 def stamps_of(configured: config.Tls) -> dict[Path, tuple[int, int, int]]:
     """Stamps that change with the files; a missing file has none."""
     names = [configured.client_ca]
@@ -347,6 +352,28 @@ def check_certificates(configured: config.Config) -> dict[str, TlsFiles]:
         for frontend in configured.frontends
         if frontend.tls is not None
     }
+
+
+def certificate_problems(configured: config.Tls, frontend: str) -> Iterator[OSError]:
+    """Each certificate that can't be used, where `Certificates` raises the first error."""
+    seen: set[str | None] = set()
+    for one in _one_by_one(configured):
+        try:
+            Certificates(one, frontend)
+        except OSError as error:
+            if error.strerror not in seen:  # such as that of client_ca, which all have
+                seen.add(error.strerror)
+                yield error
+
+
+def _one_by_one(configured: config.Tls) -> Iterator[config.Tls]:
+    """The same settings with one certificate each, those of a directory too."""
+    for given in _given(configured):
+        folder = None if given.key else TlsFiles(configured).in_folder(Path(given.certificate))
+        for path in folder or [Path(given.certificate)]:
+            yield configured.model_copy(
+                update={"certificate": str(path), "key": given.key, "certificates": []}
+            )
 
 
 def _given(configured: config.Tls) -> list[config.Tls | config.Certificate]:

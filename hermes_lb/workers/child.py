@@ -18,6 +18,7 @@ from hermes_lb.workers.worker import CHANNEL_FD
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hermes_lb.observe.certificates import CertificateView
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.listening import Key
 
@@ -58,6 +59,7 @@ class Child:
         self.is_retired = is_retired  # draining: not replaced when it ends
         self.serves = serves  # its start was confirmed
         self.incarnation = incarnation  # in the store of turns, if it has one
+        self.certificates: list[CertificateView] = []  # that it presents to clients
         self.is_silent = False  # a reconfiguration timed out
         self.is_alone: bool | None = None  # as last sent; None: never sent
         # Its sockets. By identity: an address may have been closed and opened again.

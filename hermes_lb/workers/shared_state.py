@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hermes_lb.backends import FrontendCounters, Pool
 from hermes_lb.control.operator import SETTLE_TAKES
 from hermes_lb.health.checker import HealthChecker
+from hermes_lb.observe.certificates import CertificateView, earliest
 from hermes_lb.observe.recent import Recent
 from hermes_lb.workers.pins import AllPins
 
@@ -91,6 +92,11 @@ class SharedState:
         for process in self._gathered.processes:
             process.is_draining = process.number in retired
 
+    def certificates(self) -> list[CertificateView]:
+        """Those that new handshakes get, of all processes that accept."""
+        children = [child for child in self._fleet.children if not child.is_retired]
+        return earliest(view for child in children for view in child.certificates)
+
     def tick(self, now: float) -> None:
         """Advance what depends on time alone: ejections, slow starts."""
         for pool in self.pools.values():
@@ -121,6 +127,11 @@ class SharedState:
                 asyncio.get_running_loop().call_soon(self._answer_pin, child, message)
             case "refused":
                 self._gathered.refused(child.number, message["frontend"], message["refused"])
+            case "certificates":
+                child.certificates = [
+                    CertificateView(frontend, file, tuple(names), not_after)
+                    for frontend, file, names, not_after in message["certificates"]
+                ]
             case "incarnation":
                 child.incarnation = message["incarnation"]
             case "recent":

@@ -20,6 +20,7 @@ from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery import Resolver
 from hermes_lb.errors import reason
 from hermes_lb.listen import check_files
+from hermes_lb.observe import certificates
 from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.observed import Observed, Upkeep
 from hermes_lb.tasks import Tasks
@@ -92,9 +93,10 @@ class Supervisor:
         self._fleet.on_exit = self._worker_ended
         self.recent = shared.recent
         self._loop_lag = LoopLag(_LAG_EVERY)
+        admin_certificates = certificates.of_admin(config.admin)
         self.observed = Observed(
             shared.pools, shared.frontends, gathered.processes, upkeep, shared.refresh,
-            self._loop_lag,
+            self._loop_lag, lambda: shared.certificates() + admin_certificates,
         )  # fmt: skip
         self._resolver = Resolver(
             config.backends, self._addresses_changed, rng=random.Random(), failed=upkeep.dns_failed

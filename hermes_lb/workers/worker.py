@@ -26,8 +26,9 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. Messages
     drain        stop accepting, finish, exit
 
 It sends: failed, recovered, ejected, pin, find (look up a pin; answered), refused, recent,
-incarnation (its id in the store of turns), leaving (it got a SIGTERM). If the supervisor is gone,
-it drains too, so streams survive that.
+certificates (those that it presents, whenever they change), incarnation (its id in the store of
+turns), leaving (it got a SIGTERM). If the supervisor is gone, it drains too, so streams survive
+that.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     import socket
 
     from hermes_lb.backends import Server
+    from hermes_lb.tls.certificates import Certificates
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.shared_memory import Region
 
@@ -94,6 +96,7 @@ class Worker:
         self._spread: ConnectionSpread | None = None
         self._is_supervisor_replaced = False  # it executes new code, and answers later
         self._reported_refused: dict[str, int] = {}
+        self._reported_certificates: list[Certificates | None] = []
         self._unsaid: list[dict[str, Any]] = []  # recent aborts, not sent yet
 
     async def run(self) -> None:
@@ -362,6 +365,11 @@ class Worker:
                 self._reported_refused[name] = total
                 refused = [[*reason, count] for reason, count in counters.refused.items()]
                 self._channel.send({"do": "refused", "frontend": name, "refused": refused})
+        served = [frontend.certificates for frontend in self.plane.frontends]
+        if served != self._reported_certificates:
+            self._reported_certificates = served
+            certificates = self.plane.certificates()
+            self._channel.send({"do": "certificates", "certificates": certificates})
         if self._unsaid:
             aborts, self._unsaid = self._unsaid, []
             self._channel.send({"do": "recent", "aborts": aborts})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from redis import Redis
 
 from tests.support.loops import uvloop_for_balancers as pytest_asyncio_loop_factories
 
@@ -15,7 +16,15 @@ __all__ = ["pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
+def _redis_url() -> Iterator[str]:
     redis_server = pytest.importorskip("agent_worker.redis_server")
     with redis_server.RedisServer.start() as server:
         yield server.url
+
+
+@pytest.fixture
+def redis_url(_redis_url: str) -> str:
+    """Of a Redis that is empty."""
+    with Redis.from_url(_redis_url) as redis:
+        redis.flushall()
+    return _redis_url

@@ -16,7 +16,7 @@ from tests.support.http_peer import AtOrigin, Client, request, response
 from tests.support.loops import on_both_loops
 from tests.support.stage import Stage, in_flight, server_of
 from tests.support.waiting import eventually, turns
-from tests.support.websocket import SWITCH
+from tests.support.websocket import accepting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -135,7 +135,7 @@ async def test_a_tunnel_waits_too(
     link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = await held(stage, link, monkeypatch, HANDSHAKE)
-    await it.names_it(SWITCH[:-2] + b"mcp-session-id: s\r\n\r\nframe")
+    await it.names_it(accepting(it.at_origin)[:-2] + b"mcp-session-id: s\r\n\r\nframe")
     link.speak()
     assert (await it.client.read_head()).status == 101
     assert await it.client.read_exactly(5) == b"frame"

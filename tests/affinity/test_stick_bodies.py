@@ -247,6 +247,7 @@ async def test_ids_are_learned_and_found_on_a_route_with_turns(
             assert id_of(await gateway.ask(turn_get(f"/v1/responses/{one}"))) == one
 
 
+@pytest.mark.http1_only("by HTTP/2 anyway")
 @pytest.mark.parametrize("framing", ["length", "chunks", "close"])
 @pytest.mark.parametrize("has_length", [False, True])
 async def test_ids_are_learned_and_found_by_http2(
@@ -500,6 +501,7 @@ async def test_a_body_that_does_not_come_is_a_408(stage: Stage) -> None:
     assert (await stage.log_line(lb)).termination == "cR"
 
 
+@pytest.mark.http1_only("chunks")
 async def test_a_body_that_breaks_its_framing_is_a_400(stage: Stage) -> None:
     lb, client, origin = await stage.line(backend={"stick": [RESPONSES]})
     await client.send(request("POST", "/", JSON, "Transfer-Encoding: chunked") + b"2\r\nab\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.control import api, guard
 from hermes_lb.control.operator import NotPossible
+from hermes_lb.observe.certificates import CertificateView
 from tests.support.needs import needs_package, needs_program
 from tests.support.operator import TOKEN, FakeOperator, admin_listener, agents
 
@@ -147,6 +149,29 @@ async def test_only_a_good_check_makes_a_server_green(chromium: Any, scheme: str
             colours[server] = green - max(red, blue)
         assert colours["agent1"] > 30, "green"
         assert abs(colours["agent2"]) < 30, "grey"
+
+
+async def test_certificates_are_shown_and_those_that_expire_soon_stand_out(chromium: Any) -> None:
+    operator = FakeOperator()
+    async with showing(chromium, operator) as tab:
+        await tab.shows("agent1", "up")
+        region = tab.page.get_by_role("region", name="Certificates")
+        assert not await region.is_visible(), "there are none"
+        now = time.time()
+        operator.certificates = [
+            CertificateView("public", "/etc/b.pem", ("b.test",), now + 90 * 86_400),
+            CertificateView("public", "/etc/a.pem", ("a.test",), now + 86_400),
+            CertificateView("public", "/etc/c.pem", (), now - 1),
+        ]
+        await region.get_by_text("b.test").wait_for()
+        rows = region.get_by_role("listitem")
+        shown = await rows.locator("b").all_text_contents()
+        assert shown == ["/etc/c.pem", "a.test", "b.test"]
+        styles = [
+            await row.locator("span").first.get_attribute("class") for row in await rows.all()
+        ]
+        assert styles == ["alarm", "alarm", None]
+        await rows.first.get_by_text("has expired").wait_for()
 
 
 async def test_the_drain_button_asks_and_then_drains(chromium: Any) -> None:
@@ -414,6 +439,32 @@ async def test_with_a_token_it_asks_for_it_and_keeps_it_in_the_tab(chromium: Any
         assert kept == [0, "", tab.client.url + "/"]
         await tab.page.get_by_role("button", name="Sign out").click()
         await tab.page.get_by_role("dialog", name="Sign in").wait_for()
+
+
+async def test_signed_out_it_claims_nothing(chromium: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with showing(chromium, token=TOKEN) as tab:
+        claims = tab.page.get_by_text("No server has changed its state")
+        await tab.page.get_by_label("Token").wait_for()
+        await claims.wait_for(state="hidden")
+        assert await tab.page.locator("main").inner_text() == ""
+        await tab.page.get_by_label("Token").fill(TOKEN)
+        await tab.confirm("Sign in")
+        await claims.wait_for()
+        await tab.page.evaluate("sessionStorage.setItem('hermes_lb.token', 'x'.repeat(20))")
+        monkeypatch.setattr(api, "_EVERY", 3600.0)  # so it connects again
+        await tab.page.get_by_role("dialog", name="Sign in").wait_for()
+        assert await tab.page.locator("main").inner_text() == ""
+
+
+async def test_what_is_stale_is_grey(chromium: Any) -> None:
+    async with showing(chromium) as tab:
+        await tab.shows("agent1", "up")
+        grey = "getComputedStyle(document.querySelector('main')).filter"
+        assert await tab.page.evaluate(grey) == "none"
+        await tab.client.admin.stop()
+        await tab.page.locator("#connection[data-state=lost]").wait_for()
+        assert await tab.page.evaluate(grey) == "grayscale(1)"
+        await tab.shows("agent1", "up")
 
 
 COLOURS = """[getComputedStyle(document.body).backgroundColor,

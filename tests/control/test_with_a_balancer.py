@@ -95,7 +95,7 @@ async def test_ended_sessions_are_cut_and_reported_as_killed(site: Site) -> None
     client, _at_first = await site.streaming(site.first)
     shape = "servers/{backend}/{server}/sessions"
     assert await site.ctl.ask("delete", f"{AGENT1}/sessions", shape=shape) == {"ended": 1}
-    await client.read_to_end()
+    await client.read_until_cut()
     await eventually(lambda: site.lb.recent.last == 1)
     (abort,) = await site.ctl.ask("get", "recent")
     assert abort["termination"].startswith("K")
@@ -109,7 +109,7 @@ async def test_what_runs_on_a_server_that_is_gone_can_be_ended(site: Site) -> No
     await site.lb.reconfigure(site.lb.config.model_copy(update={"backends": {"agents": one}}))
     shape = "servers/{backend}/{server}/sessions"
     assert await site.ctl.ask("delete", f"{AGENT1}/sessions", shape=shape) == {"ended": 1}
-    await client.read_to_end()
+    await client.read_until_cut()
 
 
 async def test_status_and_live_numbers_of_a_running_balancer(site: Site) -> None:

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from hermes_lb.control import guard
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.ctl.client import _TAKES, AdminClient
 from hermes_lb.ctl.errors import CtlError
+from hermes_lb.observe.certificates import CertificateView
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.tasks import Tasks
 from hermes_lb.testing import eventually
@@ -93,6 +95,20 @@ async def test_status_in_tables(client: Client) -> None:
     assert "agents 2 2 0 0 6 15" in shown
     assert "public 12 3 40 900 800 0" in shown
     assert any(line.startswith("0 4711 ") for line in shown)
+
+
+async def test_certificates_in_a_table_the_next_to_expire_first(client: Client) -> None:
+    assert len(lines(await ctl("certificates", url=client.url))) == 1
+    now = time.time()
+    client.operator.certificates = [
+        CertificateView("public", "/etc/b.pem", ("b.test", "*.b.test"), now + 90 * 86_400 + 60),
+        CertificateView("public", "/etc/a\x1b.pem", (), now - 60),
+    ]
+    _, expired, later = lines(await ctl("certificates", url=client.url))
+    assert expired.startswith("public - ")
+    assert expired.endswith("UTC EXPIRED /etc/a?.pem")
+    assert later.startswith("public b.test, *.b.test ")
+    assert later.endswith("90d00h /etc/b.pem")
 
 
 async def test_sessions_in_a_table_and_what_strangers_sent_is_harmless(client: Client) -> None:

@@ -34,6 +34,8 @@ _OF_ONE_HOP = {
     b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"
 }  # fmt: skip
 
+# Of a WebSocket, whose key is ours by HTTP/2.
+_BY_EACH = (OWN | {b"sec-websocket-key"}) - {b"host", b"x-real-ip"}
 _MORE = "more DATA than its length"
 
 
@@ -215,7 +217,7 @@ def _compare(
     expected = meant[0]
     if request._replace(fields=(), end=None) != expected._replace(fields=(), end=None):
         raise Disagreement("another request than by HTTP/1.1", request, expected)
-    if problem := difference(request.fields, expected.fields, OWN - {b"host", b"x-real-ip"}):
+    if problem := difference(request.fields, expected.fields, _BY_EACH):
         raise Disagreement("other fields than by HTTP/1.1", problem, request)
 
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.chaos.scenarios.cancelled import Cancelled
-from bench.chaos.scenarios.floods import Pipelining, UnreadResponses
+from bench.chaos.scenarios.floods import (
+    Http2Floods,
+    Http2Resets,
+    LongBodies,
+    Pipelining,
+    UnreadResponses,
+    UnreadStreams,
+)
 from bench.chaos.scenarios.slow_clients import SlowBodies, SlowHeads
 from bench.chaos.scenarios.stuck_readers import StuckReaders
 from tests.support.chaos import holds
@@ -54,7 +61,11 @@ _ANY = float("inf")
     "scenario",
     [
         UnreadResponses(readers=60, seconds=1.0, most_p50=_ANY),
+        UnreadStreams(readers=100, seconds=1.0, most_p50=_ANY),
         Pipelining(clients=1, seconds=2.0, most_p50=_ANY, least_answers=100),
+        LongBodies(clients=1, seconds=2.0, most_p50=_ANY),
+        Http2Resets(clients=3, seconds=2.0, most_p50=_ANY),
+        Http2Floods(clients=12, seconds=2.0, most_p50=_ANY),
     ],
     ids=lambda scenario: scenario.name,
 )

@@ -12,7 +12,7 @@ from tests.support.loops import on_both_loops
 from tests.support.origin import Origin, answers
 from tests.support.stage import Stage, server_of
 from tests.support.waiting import eventually
-from tests.support.websocket import SWITCH, WEBSOCKET
+from tests.support.websocket import WEBSOCKET, accepting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ class Agent:
             await connection.send(STREAM_HEAD)
             await self._speak(connection, CHUNK)
         elif message.get("Upgrade"):
-            await connection.send(SWITCH)
+            await connection.send(accepting(connection))
             await self._speak(connection, b"frame")
         else:
             self.served += 1

@@ -75,7 +75,7 @@ async def test_a_bad_response_is_502(stage: Stage, way: Way, wire: bytes) -> Non
     at_origin, _ = await origin.accept_request()
     await deliver(at_origin, wire, way)
     answer = await client.read_response()
-    assert (answer.status, answer.get("Connection")) == (502, "keep-alive")
+    assert (answer.status, answer.get("Connection")) == (502, client.keeps)
     assert b"evil" not in bytes(client.received)
     assert await at_origin.read_until_cut() == b""
     line = await stage.log_line(lb)
@@ -114,6 +114,7 @@ SHORT = [
 ]  # fmt: skip
 
 
+@pytest.mark.http1_only("chunks")
 @pytest.mark.parametrize("ending", ["close", "abort"])
 @in_two_ways
 @pytest.mark.parametrize(("wire", "body"), SHORT)
@@ -134,6 +135,7 @@ async def test_a_short_body_is_visibly_cut(
     assert server_of(lb).counters.aborted_by_server == 1
 
 
+@pytest.mark.http1_only("chunks")
 @pytest.mark.parametrize("wire", [
     row(27, "size-plus", b"+5\r\nhello\r\n0\r\n\r\n"),
     row(27, "size-0x", b"0x5\r\nhello\r\n0\r\n\r\n"),
@@ -156,6 +158,7 @@ async def test_broken_chunks_are_visibly_cut(stage: Stage, way: Way, wire: bytes
     assert line.reason
 
 
+@pytest.mark.http1_only("HTTP/1.0")
 @pytest.mark.row(27)
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_a_reset_is_not_the_end_of_a_body_until_close(stage: Stage, version: str) -> None:
@@ -171,6 +174,7 @@ async def test_a_reset_is_not_the_end_of_a_body_until_close(stage: Stage, versio
     assert (await stage.log_line(lb)).termination == "SD"
 
 
+@pytest.mark.http1_only("pipelining")
 @pytest.mark.row(27)
 async def test_what_is_pipelined_behind_a_cut_is_not_served(stage: Stage) -> None:
     _, client, origin = await stage.line()

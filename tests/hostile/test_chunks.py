@@ -21,6 +21,8 @@ from tests.support.referees import is_whole
 from tests.support.stage import Stage, in_flight, pool_of
 from tests.support.waiting import eventually, turns
 
+pytestmark = pytest.mark.http1_only("chunks")
+
 POST = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 GOOD = b"3\r\nabc\r\n"  # a valid chunk, before each of those below
 LAST = b"0\r\n\r\n"

@@ -11,6 +11,8 @@ from tests.support.hostile import BEHIND, Way, echo, is_passed, is_refused, row
 if TYPE_CHECKING:
     from tests.support.stage import Stage
 
+pytestmark = pytest.mark.http1_only("lengths and chunks: tests/differential has streams")
+
 # The heads below go on behind these.
 POST = b"POST /upload HTTP/1.1\r\nHost: a\r\n"
 POST_1_0 = b"POST /upload HTTP/1.0\r\nHost: a\r\n"

@@ -13,6 +13,7 @@ from tests.support.hostile import (
     Way,
     deliver,
     echo,
+    h1_row,
     is_passed,
     is_refused,
     is_turned_away,
@@ -34,27 +35,27 @@ LONG = b"GET /%b HTTP/1.1\r\nHost: a\r\n"
 # What arrives where the limits are SMALL, the status, a part of the reason in the log.
 REFUSED = [
     row(17, "one-long-value", GET + b"A: " + b"b" * 2048 + b"\r\n\r\n", 431, "too large"),
-    row(17, "a-head-without-an-end", GET + b"A: " + b"b" * 2048, 431, "too large"),
+    h1_row(17, "a-head-without-an-end", GET + b"A: " + b"b" * 2048, 431, "too large"),
     row(17, "one-byte-over", GET + b"A: %b\r\n\r\n" % (b"b" * (2049 - len(GET) - 7)), 431,
         "too large"),
     row(17, "eleven-fields", GET + b"A: b\r\n" * 10 + b"\r\n", 431, "10 header fields"),
-    row(17, "eleven-that-are-dropped", GET + b"TE: trailers\r\n" * 10 + b"\r\n", 431,
+    h1_row(17, "eleven-that-are-dropped", GET + b"TE: trailers\r\n" * 10 + b"\r\n", 431,
         "10 header fields"),
-    row(17, "eleven-cookies", GET + b"Cookie: a=b\r\n" * 10 + b"\r\n", 431, "10 header fields"),
+    h1_row(17, "eleven-cookies", GET + b"Cookie: a=b\r\n" * 10 + b"\r\n", 431, "10 header fields"),
     row(17, "target", LONG % (b"a" * 1024) + b"\r\n", 414, "target"),
     row(17, "target-in-absolute-form", b"GET http://a/%b HTTP/1.1\r\nHost: a\r\n\r\n"
         % (b"a" * 1024), 414, "target"),
     # RFC 9112 section 3: 414 whatever else is too large, and whether its line ever ends.
-    row(17, "target-of-a-head-too-large", LONG % (b"a" * 4096) + b"\r\n", 414, "target"),
-    row(17, "target-and-too-many-fields", LONG % (b"a" * 1024) + b"A: b\r\n" * 20 + b"\r\n", 414,
-        "target"),
-    row(17, "target-and-a-long-value", LONG % (b"a" * 1024) + b"A: %b\r\n\r\n" % (b"b" * 4096), 414,
-        "target"),
-    row(17, "target-without-an-end", b"GET /" + b"a" * 4096, 414, "target"),
-    row(17, "target-without-an-end-behind-a-line", b"\r\nGET /" + b"a" * 4096, 414, "target"),
-    row(17, "version-without-an-end", b"GET / HTTP/1.1" + b"1" * 4096, 431, "too large"),
+    h1_row(17, "target-of-a-head-too-large", LONG % (b"a" * 4096) + b"\r\n", 414, "target"),
+    h1_row(17, "target-and-too-many-fields", LONG % (b"a" * 1024) + b"A: b\r\n" * 20 + b"\r\n",
+        414, "target"),
+    h1_row(17, "target-and-a-long-value", LONG % (b"a" * 1024) + b"A: %b\r\n\r\n" % (b"b" * 4096),
+        414, "target"),
+    h1_row(17, "target-without-an-end", b"GET /" + b"a" * 4096, 414, "target"),
+    h1_row(17, "target-without-an-end-behind-a-line", b"\r\nGET /" + b"a" * 4096, 414, "target"),
+    h1_row(17, "version-without-an-end", b"GET / HTTP/1.1" + b"1" * 4096, 431, "too large"),
     row(17, "method", b"A" * 1000 + b" / HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method"),
-    row(17, "method-without-an-end", b"A" * 4096, 431, "too large"),
+    h1_row(17, "method-without-an-end", b"A" * 4096, 431, "too large"),
 ]  # fmt: skip
 
 
@@ -81,6 +82,7 @@ async def test_what_is_just_within_the_limits_passes(
     await is_passed(stage, way, wire, start, {}, b"", limits=SMALL)
 
 
+@pytest.mark.http1_only("lines of a head")
 @pytest.mark.row(17)
 async def test_a_head_far_beyond_its_limit_is_not_read(stage: Stage) -> None:
     lb, client, origin = await stage.line()
@@ -113,6 +115,7 @@ async def test_a_body_that_is_announced_too_large_is_413_at_once(
     assert line.reason
 
 
+@pytest.mark.http1_only("chunks")
 @pytest.mark.parametrize("excess", [
     row(17, "one-byte-over", b"00\r\n\r\n"),
     row(17, "one-more-chunk", b"1\r\n!\r\n" + LAST),
@@ -150,6 +153,7 @@ async def test_a_body_within_its_limit_passes(
     await is_passed(stage, way, wire, "POST / HTTP/1.1", {}, b"0123456789", limits=limits)
 
 
+@pytest.mark.http1_only("a reset ends the upload: tests/http2/test_requests.py")
 @pytest.mark.row(17)
 async def test_a_client_that_goes_on_sending_still_reads_its_413(stage: Stage) -> None:
     """To close at once could make the kernel throw the answer away (RFC 9112 section 9.6)."""
@@ -165,6 +169,7 @@ async def test_a_client_that_goes_on_sending_still_reads_its_413(stage: Stage) -
 # Connections.
 
 
+@pytest.mark.http1_only("connections are refused before their preface")
 @pytest.mark.row(17)
 async def test_one_client_may_have_so_many_connections(stage: Stage) -> None:
     origin = await stage.serving(echo)
@@ -193,6 +198,7 @@ def _open_connections(lb: LoadBalancer) -> int:
     return len(lb._context.live.clients)
 
 
+@pytest.mark.http1_only("connections are refused before their preface")
 @pytest.mark.row(17)
 async def test_clients_beyond_the_balancers_own_limit_wait_and_are_served(stage: Stage) -> None:
     """They wait in the kernel, which has accepted them; as with HAProxy's maxconn."""
@@ -219,6 +225,7 @@ async def test_clients_beyond_the_balancers_own_limit_wait_and_are_served(stage:
     assert {line.status for line in await stage.logged(lb, 3)} == {200}
 
 
+@pytest.mark.http1_only("connections are refused before their preface")
 @pytest.mark.row(17)
 async def test_a_connection_that_becomes_idle_makes_room_for_those_who_wait(stage: Stage) -> None:
     origin = await stage.origin()
@@ -273,7 +280,7 @@ async def test_one_client_may_send_so_many_requests(stage: Stage) -> None:
     for target in ("/1", "/2"):
         assert (await client.ask(target)).body == f"GET {target}".encode()
     answer = await client.ask("/3")
-    assert (answer.status, answer.get("Connection")) == (429, "keep-alive")
+    assert (answer.status, answer.get("Connection")) == (429, client.keeps)
     assert 900 < int(answer.get("Retry-After") or "") <= 1000
     again = await stage.client(lb)  # another connection is not another client
     assert (await again.ask("/4")).status == 429
@@ -283,11 +290,12 @@ async def test_one_client_may_send_so_many_requests(stage: Stage) -> None:
     assert [message.head.target for message in origin.requests] == ["/1", "/2", "/another"]
     refused = [line for line in await stage.logged(lb, 6) if line.status == 429]
     assert [(line.termination, line.request) for line in refused] == [
-        ("PR", f"GET /{n} HTTP/1.1") for n in (3, 4, 5)
+        ("PR", f"GET /{n} {stage.protocol}") for n in (3, 4, 5)
     ]
     assert all("requests" in line.reason for line in refused)
 
 
+@pytest.mark.http1_only("a refusal ends no connection")
 @pytest.mark.row(17)
 async def test_a_refused_request_with_a_body_ends_its_connection(stage: Stage, way: Way) -> None:
     """The body is not read, so it must not be taken for requests."""
@@ -300,7 +308,7 @@ async def test_a_refused_request_with_a_body_ends_its_connection(stage: Stage, w
     assert [message.head.target for message in origin.requests] == ["/1"]
     assert b"smuggled" not in b"".join(bytes(c.received) for c in origin.connections)
     requests = [line.request for line in await stage.logged(lb, 2)]
-    assert requests == ["GET /1 HTTP/1.1", "POST /2 HTTP/1.1"]
+    assert requests == [f"GET /1 {stage.protocol}", f"POST /2 {stage.protocol}"]
 
 
 @pytest.mark.row(17)

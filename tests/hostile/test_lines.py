@@ -21,6 +21,8 @@ from tests.support.http_peer import request
 if TYPE_CHECKING:
     from tests.support.stage import Stage
 
+pytestmark = pytest.mark.http1_only("lines of a head")
+
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 

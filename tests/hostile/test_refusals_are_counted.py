@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.hostile import echo
@@ -54,6 +55,7 @@ async def refused_by_the_metrics(stage: Stage, lb: LoadBalancer) -> Counter[tupl
     return found
 
 
+@pytest.mark.http1_only("what HTTP/1.1 alone can say is refused")
 async def test_the_log_and_the_metrics_tell_the_same(stage: Stage) -> None:
     origin = await stage.serving(echo)
     limits = {"head_size": 2048, "target_size": 1024, "body_size": 100}
@@ -73,6 +75,7 @@ async def test_the_log_and_the_metrics_tell_the_same(stage: Stage) -> None:
     assert len(origin.requests) == 1
 
 
+@pytest.mark.http1_only("what HTTP/1.1 alone can say is refused")
 async def test_no_strangers_words_are_labels_of_a_metric(stage: Stage) -> None:
     """Each would be a time series for ever: any client could fill the memory of Prometheus."""
     origin = await stage.origin()

@@ -121,6 +121,7 @@ async def test_heads_that_recur_are_routed_one_by_one(stage: Stage) -> None:
     assert len(calls.requests) == len(others.requests) == 80
 
 
+@pytest.mark.http1_only("Connection names fields")
 @pytest.mark.row(21)
 async def test_what_a_reload_compares_can_not_be_nominated_either(stage: Stage) -> None:
     lb, client, others, calls = await two_backends(stage)

@@ -18,7 +18,9 @@ from tests.support.hostile import (
 from tests.support.http_peer import Client, Ended, request
 from tests.support.stage import Stage, unsent
 from tests.support.waiting import turns
-from tests.support.websocket import SWITCH
+from tests.support.websocket import SWITCH, accepting
+
+pytestmark = pytest.mark.http1_only("Upgrade and pipelining: tests/http2/test_connections.py")
 
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 VERSION = b"Sec-WebSocket-Version: 13\r\n"
@@ -122,7 +124,7 @@ async def test_a_tunnel_opens_with_the_101_and_not_before(stage: Stage, way: Way
     assert (seen.get("Upgrade"), seen.get("Connection")) == ("websocket", "Upgrade")
     assert seen.get("Sec-WebSocket-Key") == "dGhlIHNhbXBsZSBub25jZQ=="
     assert await at_origin.gets_nothing()
-    await deliver(at_origin, SWITCH, way)
+    await deliver(at_origin, accepting(at_origin), way)
     assert await at_origin.read_exactly(len(BEHIND)) == BEHIND
     assert (await client.read_head()).status == 101
     await at_origin.send(b"\x81\x02hi")
@@ -155,7 +157,7 @@ async def test_what_comes_before_the_101_is_bounded_and_none_is_lost(stage: Stag
     sent = await client.send_until_stuck(frames, most=64_000_000)
     held = len(next(iter(lb._context.live.clients))._held) if lb._context else -1
     assert 0 < held < 512 * 1024  # the rest is in the kernel, and the client waits
-    await at_origin.send(SWITCH)
+    await at_origin.send(accepting(at_origin))
     assert await at_origin.read_exactly(sent) == (frames * (sent // len(frames) + 1))[:sent]
     assert unsent(lb) < 512 * 1024
 
@@ -225,7 +227,7 @@ async def test_http_1_0_cannot_switch_protocols(stage: Stage) -> None:
     await client.send(HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"))
     at_origin, seen = await origin.accept_request()
     assert (seen.get("Upgrade"), seen.get("Connection")) == (None, None)
-    await at_origin.send(SWITCH)
+    await at_origin.send(accepting(at_origin))
     assert (await client.read_response()).status == 502
 
 

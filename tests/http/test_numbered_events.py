@@ -132,14 +132,18 @@ def test_a_stream_that_is_cut_has_no_end() -> None:
         body.end()
 
 
-def test_one_feed_looks_at_a_bounded_part() -> None:
+@pytest.mark.parametrize("event", [b"data:\n\n", b"a\n\n", b"a\r\r", b"a\r\n\r\n"])
+def test_one_feed_looks_at_a_bounded_part(event: bytes) -> None:
+    """At few events, not at few bytes: each costs the same, however short it is."""
     kept = Kept()
     body = NumberedEvents(CHUNKED, b"T.", kept.keep, kept.skip, most_in_event=1000)
-    body.feed(chunks(b"data:\n\n" * 30_000, last=False))
-    assert 0 < kept.count < 5000
+    body.feed(chunks(event * 30_000, last=False))
+    counts = [kept.count]
     while body.behind:
         body.feed(b"")
+        counts.append(kept.count)
     assert kept.count == 30_000
+    assert max(after - before for before, after in pairwise([0, *counts])) <= 700
 
 
 LINES = st.sampled_from(

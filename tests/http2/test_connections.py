@@ -126,6 +126,24 @@ async def test_a_websocket(stage: Stage) -> None:
     await eventually(lambda: in_flight(lb) == [0])
 
 
+async def test_a_client_goes_on_when_the_server_has_ended_its_half(stage: Stage) -> None:
+    lb, client, origin = await by_hand(stage)
+    client = Http2Client(client.client, checks=False)
+    number = await websocket(client)
+    at_origin, request = await origin.accept_request()
+    key = request.head.get("Sec-WebSocket-Key")
+    assert key is not None
+    await at_origin.send(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n\r\nbye" % accept_key(key.encode())
+    )
+    at_origin.half_close()
+    assert (await client.answer(number)).body == b"bye"
+    await client.send_body(number, b"still here", ends=True)
+    assert await at_origin.read_to_end() == b"still here"
+    await eventually(lambda: in_flight(lb) == [0])
+
+
 async def test_what_comes_before_the_101_is_for_the_tunnel(stage: Stage) -> None:
     lb, client, origin = await by_hand(stage)
     client = Http2Client(client.client, checks=False)

@@ -12,27 +12,13 @@ from hermes_lb.backends.counters import GOAWAY_CAUSES
 from hermes_lb.control.views import describe_status
 from tests.http2.test_requests import by_hand
 from tests.support.http2_peer import PREFACE, SETTINGS, Http2Client
+from tests.support.http2_wire import GET, frame, get, reset, setting, upload, window
 from tests.support.http_peer import Ended
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from tests.support.stage import Stage
-
-GET = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "a")]
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
-
-
-def headers(stream: int, *fields: tuple[str, str]) -> bytes:
-    """A request, complete."""
-    return frame(1, 5, stream, hpack.Encoder().encode([*GET, *fields]))
-
-
-def reset(stream: int) -> bytes:
-    return frame(3, 0, stream, bytes(3) + b"\x08")
 
 
 def counted(lb: LoadBalancer) -> dict[str, Any]:
@@ -95,7 +81,7 @@ async def test_resets(stage: Stage) -> None:
 
 async def test_a_rapid_reset_is_counted_and_begins_nothing(stage: Stage) -> None:
     lb, client, _ = await by_hand(stage)
-    await client.client.send(PREFACE + SETTINGS + headers(1) + reset(1) + headers(3) + reset(3))
+    await client.client.send(PREFACE + SETTINGS + get() + reset(1) + get(stream=3) + reset(3))
     await eventually(lambda: counted(lb).get("resets_by_client") == 2)
     assert counted(lb) == {
         "connections": 1, "connections_total": 1, "streams_total": 2, "resets_by_client": 2
@@ -104,7 +90,7 @@ async def test_a_rapid_reset_is_counted_and_begins_nothing(stage: Stage) -> None
 
 async def test_streams_above_the_number_that_may_be_open(stage: Stage) -> None:
     lb, client, _ = await by_hand(stage)
-    many = b"".join(map(headers, range(1, 241, 2)))
+    many = b"".join(get(stream=n) for n in range(1, 241, 2))
     await client.client.send(PREFACE + SETTINGS + many)
     await eventually(lambda: counted(lb).get("refused_streams") == 20)
     assert counted(lb)["streams_total"] == 100
@@ -125,8 +111,8 @@ async def test_a_connection_that_is_not_read_holds_its_servers_back(stage: Stage
     origin = await stage.origin()
     lb = await stage.balancer(origin, frontend={"http2": True})
     client = await stage.client(lb, receive_buffer=4096)
-    widest = frame(4, 0, 0, b"\0\4\x7f\xff\xff\xff") + frame(8, 0, 0, b"\x7f\0\0\0")
-    await client.send(PREFACE + widest + headers(1))
+    widest = setting(4, 2**31 - 1) + window(0, 2**31 - 2**16)
+    await client.send(PREFACE + widest + get())
     at_origin, _ = await origin.accept_request()
     await at_origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 90000000\r\n\r\n")
     assert await at_origin.send_until_stuck(b"x" * 65_536, 90_000_000) < 40_000_000
@@ -135,11 +121,11 @@ async def test_a_connection_that_is_not_read_holds_its_servers_back(stage: Stage
 
 BOMB = [("x-long", "v" * 4000)] * 400
 CAUSES = {
-    "rapid_reset": [headers(n) + reset(n) for n in range(1, 501, 2)],
+    "rapid_reset": [get(stream=n) + reset(n) for n in range(1, 501, 2)],
     "continuations": [frame(1, 1, 1, b"\x82") + frame(9, 0, 1, b"\x84") * 20],
     "acknowledgements": [SETTINGS * 1500],
-    "header_list": [headers(1, *BOMB)],
-    "glitches": [frame(1, 4, 1, hpack.Encoder().encode(GET)) + frame(0, 0, 1) * 12_000],
+    "header_list": [frame(1, 5, 1, hpack.Encoder().encode([*GET, *BOMB]))],
+    "glitches": [upload() + frame(0, 0, 1) * 12_000],
     "protocol": [frame(0, 0, 1, b"DATA on an idle stream")],
 }
 

@@ -57,6 +57,7 @@ def connections(lb: LoadBalancer) -> int:
     return frontend.counters.connections_total
 
 
+@pytest.mark.http1_only("a PROXY header comes before either version")
 @on_both_loops
 @pytest.mark.parametrize("kind", ["plain", "PROXY header", "TLS"])
 async def test_the_other_process_serves_and_counts_it(

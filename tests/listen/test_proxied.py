@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
     from tests.support.stage import Stage
 
+pytestmark = pytest.mark.http1_only("a PROXY header comes before either version")
+
 PROXIED = {"bind": {"address": "127.0.0.1:0", "proxy_protocol": True}}
 V1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n"
 V2 = b"\r\n\r\n\0\r\nQUIT\n"

@@ -91,6 +91,7 @@ def goaccess(log: Path, *options: str) -> Report:
 COUNTS = {200: 6, 404: 3, 500: 1, 400: 1}
 
 
+@pytest.mark.http1_only("it sends what is no request")
 @needs_goaccess
 async def test_goaccess_reads_combined(stage: Stage, tmp_path: Path) -> None:
     await log_of_a_balancer(stage, tmp_path / "log", format="combined")
@@ -100,6 +101,7 @@ async def test_goaccess_reads_combined(stage: Stage, tmp_path: Path) -> None:
     assert report.data["referring_sites"]["data"][0]["data"] == "from.example"
 
 
+@pytest.mark.http1_only("it sends what is no request")
 @needs_goaccess
 async def test_goaccess_reads_json(stage: Stage, tmp_path: Path) -> None:
     """But for what has no method: that was no request."""
@@ -111,6 +113,7 @@ async def test_goaccess_reads_json(stage: Stage, tmp_path: Path) -> None:
     assert report.data["vhosts"]["data"][0]["data"] == "agents"
 
 
+@pytest.mark.http1_only("it sends what is no request")
 @needs_goaccess
 @pytest.mark.parametrize("capture_trace", [False, True])
 async def test_goaccess_reads_httplog(capture_trace: bool, stage: Stage, tmp_path: Path) -> None:
@@ -121,6 +124,7 @@ async def test_goaccess_reads_httplog(capture_trace: bool, stage: Stage, tmp_pat
     assert report.data["vhosts"]["data"][0]["hits"]["count"] == 10
 
 
+@pytest.mark.http1_only("it sends what is no request")
 @needs_halog
 @pytest.mark.parametrize("capture_trace", [False, True])
 async def test_halog_reads_httplog(capture_trace: bool, stage: Stage, tmp_path: Path) -> None:

@@ -114,6 +114,9 @@ def test_histograms_are_cumulative(observed: Observed, name: str, field: str) ->
     of_requests = name in ("request_duration_seconds", "time_to_first_byte_seconds")
     bounds = [*(LATENCY_BOUNDS if of_requests else histogram.bounds), math.inf]
     assert bounds[-2] == 7200, "2 h"
+    shown = f"hermes_lb_{name}_bucket"
+    of_server = {("backend", "agents"), ("server", "agent1")}
+    assert sum(n == shown and of_server < labels for n, labels in scrape.samples) == len(bounds)
     texts = ["+Inf" if math.isinf(bound) else str(bound) for bound in bounds]
     for bound, text in zip(bounds, texts, strict=True):
         expected = sum(value <= bound for value in seconds)

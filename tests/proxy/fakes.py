@@ -210,6 +210,7 @@ class FakePool(ConnectionPool):
     """Dials wait until the scene lets them."""
 
     sends_client_address = False
+    speaks_http2 = False
 
     def __init__(self, server: Server, scene: Scene) -> None:
         self._server = server
@@ -221,7 +222,7 @@ class FakePool(ConnectionPool):
     ) -> ServerSide | None:
         return self.kept.pop() if self.kept else None
 
-    async def dial(self, peers: object) -> ServerSide:
+    async def dial(self, peers: object, *, tunnel: bool = False) -> ServerSide:
         await self._scene.may_dial.wait()
         if self._server.name in self._scene.refusing:
             raise ConnectFailed(f"{self._server.name} refused")

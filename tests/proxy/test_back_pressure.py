@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.http_peer import request
 from tests.support.loops import on_both_loops
 from tests.support.stage import server_of
@@ -16,6 +18,7 @@ MOST = 128_000_000
 CHUNK = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
 
 
+@pytest.mark.http1_only("pipelining")
 @on_both_loops
 async def test_more_pipelined_requests_than_are_held_are_all_answered(stage: Stage) -> None:
     """Reading is paused at 64 KiB, and goes on when these have been answered."""
@@ -44,6 +47,7 @@ async def test_what_comes_behind_an_early_answer_is_not_read_for_ever(stage: Sta
     assert await client.read_exactly(5) == b"sorry"
 
 
+@pytest.mark.http1_only("chunks")
 async def test_an_upload_that_waits_in_the_queue_is_held_back(stage: Stage) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin, server={"max_connections": 1}, limits={"body_size": 0})

@@ -59,7 +59,7 @@ async def test_a_client_that_wants_to_close_is_closed_and_the_server_is_kept(sta
     for n in range(2):
         client = await stage.client(lb)
         answer = await client.ask(f"/{n}", "Connection: close")
-        assert answer.get("Connection") == "close"
+        assert answer.get("Connection") == client.closes
         assert answer.body == b"/%d" % n
         assert await client.read_to_end() == b""
     assert len(origin.connections) == 1
@@ -82,6 +82,7 @@ async def test_a_server_that_wants_to_close_costs_the_client_nothing(stage: Stag
 # HTTP/1.0.
 
 
+@pytest.mark.http1_only("HTTP/1.0")
 async def test_http_1_0_gets_a_body_until_close_as_it_is(stage: Stage) -> None:
     _, client, at_origin = await stage.asked("/", version="1.0")
     await at_origin.send(b"HTTP/1.0 200 OK\r\n\r\nall of ")
@@ -105,6 +106,7 @@ async def test_a_head_may_begin_with_any_few_bytes(stage: Stage, size: int) -> N
 # Pipelining.
 
 
+@pytest.mark.http1_only("pipelining")
 async def test_what_is_pipelined_behind_a_close_is_not_served(stage: Stage) -> None:
     _, client, origin = await stage.served(echo_target)
     await client.send(request("GET", "/1", "Connection: close") + request("GET", "/2"))
@@ -113,6 +115,7 @@ async def test_what_is_pipelined_behind_a_close_is_not_served(stage: Stage) -> N
     assert len(origin.requests) == 1
 
 
+@pytest.mark.http1_only("pipelining")
 async def test_endless_pipelined_bytes_are_held_back(stage: Stage) -> None:
     _, client, at_origin = await stage.asked("/slow")
     await client.send_until_stuck(request("GET", "/more") * 1000, most=64_000_000)
@@ -120,6 +123,7 @@ async def test_endless_pipelined_bytes_are_held_back(stage: Stage) -> None:
     assert (await at_origin.read_request()).head.target == "/more"  # and it goes on
 
 
+@pytest.mark.http1_only("pipelining")
 async def test_a_thousand_pipelined_requests_without_a_server(stage: Stage) -> None:
     """Each is answered at once, inside the call that starts it: that must not nest."""
     lb = await stage.balancer(stage.nobody(), each=[{"down": True}])
@@ -132,6 +136,7 @@ async def test_a_thousand_pipelined_requests_without_a_server(stage: Stage) -> N
 # Heads.
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 async def test_a_refused_client_that_goes_on_sending_still_reads_the_answer(stage: Stage) -> None:
     """Closing at once would make the kernel throw the answer away (RFC 9112 section 9.6)."""
     _, client, _ = await stage.line()
@@ -146,6 +151,7 @@ async def test_a_refused_client_that_goes_on_sending_still_reads_the_answer(stag
 # Deadlines.
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 @on_both_loops
 async def test_a_head_that_takes_too_long_is_answered_408(stage: Stage) -> None:
     lb, client, _ = await stage.line(timeouts={"request_head": 0.1})
@@ -155,6 +161,7 @@ async def test_a_head_that_takes_too_long_is_answered_408(stage: Stage) -> None:
     assert (line.termination, line.status, line.reached) == ("cR", 408, "")
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 async def test_dripping_bytes_does_not_prolong_a_head(stage: Stage) -> None:
     _, client, _ = await stage.line(timeouts={"request_head": 0.2})
     await client.send(b"GET / HTTP/1.1\r\nA: ")
@@ -177,6 +184,7 @@ async def test_a_connection_on_which_nothing_comes_is_closed_silently(stage: Sta
     assert await client.read_to_end() == b""
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 async def test_a_client_that_leaves_in_its_head_is_logged(stage: Stage) -> None:
     lb, client, _ = await stage.line()
     await client.send(b"GET / HTTP/1.1\r\nHo")
@@ -186,6 +194,7 @@ async def test_a_client_that_leaves_in_its_head_is_logged(stage: Stage) -> None:
     assert (line.termination, line.status) == ("CR", -1)
 
 
+@pytest.mark.http1_only("pipelining")
 @pytest.mark.parametrize("ending", ["half_close", "close", "abort"])
 async def test_what_a_client_pipelined_before_it_left_is_no_refusal(
     stage: Stage, ending: str
@@ -196,7 +205,7 @@ async def test_what_a_client_pipelined_before_it_left_is_no_refusal(
     await eventually(lambda: in_flight(lb) == [1])
     getattr(client, ending)()
     line = await stage.log_line(lb)
-    assert (line.termination[0], line.request) == ("C", "GET /1 HTTP/1.1")
+    assert (line.termination[0], line.request) == ("C", f"GET /1 {stage.protocol}")
     assert not lb._plane.frontends[0].counters.refused
 
 
@@ -278,6 +287,7 @@ async def test_idle_clients_make_room(stage: Stage) -> None:
         assert (await client.ask("/served")).body == b"/served"
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 async def test_a_connection_that_was_refused_takes_nobodys_place(stage: Stage) -> None:
     """It lingers until its client has read why, and counts neither meanwhile nor at its end."""
     lb, kept, _ = await stage.served(limits={"connections_per_client": 1})
@@ -339,6 +349,7 @@ async def test_a_client_in_the_middle_of_a_request_leaves_others_alone(stage: St
     assert (await two.read_response()).body == b"2"
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 @pytest.mark.pure_only("a method is patched")
 async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
@@ -366,6 +377,7 @@ async def test_many_that_expire_at_once_do_not_hold_up_the_loop(
         assert (await client.read_response()).status == 408
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 @pytest.mark.parametrize("is_pipelined", [False, True], ids=["afterwards", "pipelined"])
 @on_both_loops
 async def test_the_second_head_has_no_more_time_than_the_first(

@@ -475,6 +475,7 @@ async def test_a_client_that_leaves_during_a_retry_is_let_go(stage: Stage) -> No
 # The client's own body breaks its framing.
 
 
+@pytest.mark.http1_only("chunks")
 async def test_a_broken_body_is_refused_while_a_server_is_dialed(stage: Stage) -> None:
     lb = await stage.balancer(stage.black_hole())
     client = await stage.client(lb)
@@ -495,6 +496,7 @@ async def test_a_client_that_stalls_after_100_is_the_one_that_is_late(stage: Sta
     assert (await stage.log_line(lb)).termination == "cH"
 
 
+@pytest.mark.http1_only("HTTP/1.0")
 async def test_http_1_0_gets_no_100(stage: Stage) -> None:
     _, client, origin = await stage.line()
     await client.send(

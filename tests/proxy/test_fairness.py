@@ -110,6 +110,7 @@ async def test_so_is_one_whose_request_has_just_begun(stage: Stage) -> None:
     assert one_iteration(client_side(lb).transport, full(GET)) == 1
 
 
+@pytest.mark.http1_only("a body of chunks is parsed in parts")
 async def test_so_is_one_whose_upload_is_thrown_away(stage: Stage) -> None:
     lb, client, at_origin = await an_exchange(stage, CHUNKED_POST)
     await at_origin.respond(b"no", status=413)
@@ -121,6 +122,7 @@ async def test_so_is_one_whose_upload_is_thrown_away(stage: Stage) -> None:
     assert connection.transport.is_reading()
 
 
+@pytest.mark.http1_only("a body of chunks is parsed in parts")
 @pytest.mark.parametrize("who", ["client", "server"])
 async def test_so_is_each_side_of_a_tunnel(stage: Stage, who: str) -> None:
     lb, client, at_origin = await an_exchange(stage, request("GET", "/", *WEBSOCKET))
@@ -186,6 +188,7 @@ async def test_a_reader_that_does_not_read_costs_a_read_and_the_high_water_mark(
 # Parts.
 
 
+@pytest.mark.http1_only("a body of chunks is parsed in parts")
 @on_both_loops
 @pytest.mark.parametrize("chunk", [TINY, EXTENDED])
 async def test_tiny_chunks_of_a_client_leave_in_parts_and_in_order(
@@ -207,6 +210,7 @@ async def test_tiny_chunks_of_a_client_leave_in_parts_and_in_order(
     await at_origin.serves(client, b"done")
 
 
+@pytest.mark.http1_only("a body of chunks is parsed in parts")
 async def test_what_is_behind_a_body_that_comes_in_parts_is_the_next_request(stage: Stage) -> None:
     lb, client, at_origin = await an_exchange(stage, CHUNKED_POST)
     data = TINY * 5000 + b"0\r\n\r\n" + request("GET", "/next") + request("GET", "/last")
@@ -218,6 +222,7 @@ async def test_what_is_behind_a_body_that_comes_in_parts_is_the_next_request(sta
         await at_origin.serves(client, target.encode())
 
 
+@pytest.mark.http1_only("a body of chunks is parsed in parts")
 async def test_a_body_may_break_or_become_too_large_in_a_later_part(stage: Stage) -> None:
     for data, status in ((TINY * 5000 + b"x", 400), (TINY * 20_000, 413)):
         lb, client, _ = await an_exchange(stage, CHUNKED_POST, limits={"body_size": 100_000})
@@ -225,6 +230,7 @@ async def test_a_body_may_break_or_become_too_large_in_a_later_part(stage: Stage
         assert (await client.read_response()).status == status
 
 
+@pytest.mark.http1_only("a body of chunks is parsed in parts")
 async def test_a_body_at_its_limit_is_not_too_large_for_what_is_behind_it(stage: Stage) -> None:
     data = TINY * 3000 + b"0\r\n\r\n"
     limits = {"body_size": len(data)}
@@ -237,6 +243,7 @@ async def test_a_body_at_its_limit_is_not_too_large_for_what_is_behind_it(stage:
     await client.read_response()
 
 
+@pytest.mark.http1_only("a body of chunks is parsed in parts")
 async def test_an_upload_that_waits_for_a_server_costs_its_bound_and_a_read(stage: Stage) -> None:
     origin, bound = await stage.origin(), 4096
     lb = await stage.balancer(origin, server={"max_connections": 1}, limits={"retry_buffer": bound})
@@ -256,6 +263,7 @@ async def test_an_upload_that_waits_for_a_server_costs_its_bound_and_a_read(stag
     await eventually(waiting.transport.is_reading)
 
 
+@pytest.mark.http1_only("bytes are compared")
 @on_both_loops
 @pytest.mark.parametrize("ends", [True, False])
 async def test_a_server_that_ends_behind_many_chunks_has_said_them_all(

@@ -14,7 +14,7 @@ from tests.support.http_peer import request
 from tests.support.loops import on_both_loops
 from tests.support.stage import Stage
 from tests.support.waiting import eventually, turns
-from tests.support.websocket import WEBSOCKET
+from tests.support.websocket import WEBSOCKET, switch
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 QUICK = {"queue": "40ms"}
 REQUEST = request("GET", "/")
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
 async def drained(stage: Stage, lb: LoadBalancer) -> Callable[[], bool]:
@@ -68,7 +67,7 @@ async def is_served_for_the_last_time(client: Client) -> bool:
     """Both must hold: the response says so, and the connection ends cleanly behind it."""
     answer = await client.read_response()
     assert answer.status == 200
-    return answer.get("Connection") == "close" and await client.read_to_end() == b""
+    return answer.get("Connection") == client.closes and await client.read_to_end() == b""
 
 
 async def served_before(stage: Stage, lb: LoadBalancer) -> Client:
@@ -86,6 +85,7 @@ async def half_a_head(stage: Stage, lb: LoadBalancer) -> Client:
     return client
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 @on_both_loops
 @both_ways
 @pytest.mark.parametrize(
@@ -173,6 +173,7 @@ async def test_a_response_that_has_begun_is_not_the_last(
     await eventually(is_over)
 
 
+@pytest.mark.http1_only("pipelining")
 @both_ways
 async def test_pipelined_requests_do_not_delay_the_end(stage: Stage, close: GracefulClose) -> None:
     """Of many requests that wait one behind the other, only the first is answered."""
@@ -186,7 +187,7 @@ async def test_pipelined_requests_do_not_delay_the_end(stage: Stage, close: Grac
     assert await is_served_for_the_last_time(client)
     client.close()
     await eventually(is_over)
-    assert (await stage.log_line(lb)).request == "GET /1 HTTP/1.1"
+    assert (await stage.log_line(lb)).request == f"GET /1 {stage.protocol}"
 
 
 @both_ways
@@ -196,8 +197,7 @@ async def test_a_tunnel_goes_on(stage: Stage, close: GracefulClose) -> None:
     client = await accepted(stage, lb)
     await client.get("/chat", *WEBSOCKET)
     at_origin, _ = await origin.accept_request()
-    await at_origin.send(SWITCH)
-    await client.read_head()
+    await switch(client, at_origin)
     is_over = await close(stage, lb)
     await client.send(b"ping")
     assert await at_origin.read_exactly(4) == b"ping"
@@ -208,6 +208,7 @@ async def test_a_tunnel_goes_on(stage: Stage, close: GracefulClose) -> None:
     await eventually(is_over)
 
 
+@pytest.mark.http1_only("a head comes in bytes: tests/http2/test_connections.py")
 @on_both_loops
 @pytest.mark.parametrize("late", [0.0, 60.0])
 async def test_an_idle_client_whose_request_is_unread_is_not_closed(
@@ -248,6 +249,7 @@ def waiting(lb: LoadBalancer) -> int:
     return int.from_bytes(info[24:28], sys.byteorder)
 
 
+@pytest.mark.http1_only("a connection before its preface is one of HTTP/1.1")
 @on_both_loops
 async def test_a_client_accepted_in_this_iteration_is_served(stage: Stage) -> None:
     """On asyncio's own loop a task makes a connection of it, some turns later."""

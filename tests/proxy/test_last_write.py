@@ -128,6 +128,7 @@ async def test_a_closed_transport_drops_it(pair: Pair) -> None:
     assert (await pair.received_in_the_end()) == b""
 
 
+@pytest.mark.http1_only("bytes are compared")
 @on_both_loops
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_a_response_that_closes(stage: Stage, version: str) -> None:

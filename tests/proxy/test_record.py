@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.http_peer import request, response
 from tests.support.loops import on_both_loops
 from tests.support.origin import answers
@@ -13,10 +15,10 @@ async def test_a_line_of_the_log(stage: Stage) -> None:
     lb, client, _ = await stage.served(answers(b"hello"))
     answer = await client.ask("/path?q=1")
     line = await stage.log_line(lb)
-    assert line.request == "GET /path?q=1 HTTP/1.1"
+    assert line.request == f"GET /path?q=1 {stage.protocol}"
     assert (line.address, line.backend, line.server) == ("127.0.0.1", "agents", "agent1")
     assert (line.status, line.termination, line.cookies) == (200, "--", "--")
-    assert line.bytes == len(answer.head.raw) + 5
+    assert line.bytes > 5 if stage.http == "2" else line.bytes == len(answer.head.raw) + 5
     assert line.reached == "TR Tw Tc Tr"
     assert line.connections == (1, 1, 0, 0)  # its own is over already, as HAProxy has it
     assert line.retries == "0"
@@ -31,10 +33,12 @@ async def test_bytes_are_counted_both_ways(stage: Stage) -> None:
     counters = server_of(lb).counters
     await eventually(lambda: counters.responses[2] == 1)
     assert counters.bytes_in >= 5
-    assert counters.bytes_out == len(answer.head.raw) + 10
+    if stage.http == "1.1":  # HTTP/2 counts the fields before they are packed
+        assert counters.bytes_out == len(answer.head.raw) + 10
     assert counters.aborted_by_client == counters.aborted_by_server == 0
 
 
+@pytest.mark.http1_only("bytes are counted in another framing")
 async def test_an_own_answer_is_counted_in_bytes_too(stage: Stage) -> None:
     lb, client, _ = await stage.line(server={"down": True})
     answer = await client.ask()

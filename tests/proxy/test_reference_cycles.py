@@ -94,6 +94,7 @@ async def one_that_its_server_cuts(stage: Stage) -> LoadBalancer:
     lb, client, at_origin = await a_response_that_is_read(stage)
     at_origin.close()
     assert await client.read_until_cut() == b""
+    client.close()  # by HTTP/2 only the stream has ended
     return lb
 
 
@@ -145,7 +146,8 @@ async def a_detached_turn(stage: Stage) -> LoadBalancer:
 
 
 CASES = [
-    an_upload, a_refused_upload, an_early_answer, a_resumed_stream, a_websocket,
+    pytest.param(a_refused_upload, marks=pytest.mark.http1_only("chunks")),
+    an_upload, an_early_answer, a_resumed_stream, a_websocket,
     one_that_its_server_cuts, one_that_its_client_leaves, a_turn, a_turn_that_is_joined_and_lost,
     a_detached_turn,
 ]  # fmt: skip

@@ -61,6 +61,7 @@ async def test_a_body_of_known_length_arrives(stage: Stage, how: str, method: st
         assert (await client.read_response()).body == b"0123456789"
 
 
+@pytest.mark.http1_only("chunks")
 @on_both_loops
 @pytest.mark.parametrize("how", ["at once", "bytewise"])
 async def test_a_chunked_body_arrives_without_extensions_and_trailers(
@@ -130,7 +131,7 @@ async def test_an_early_413_reaches_a_client_that_is_being_held_back(stage: Stag
 async def test_both_directions_at_the_same_time(stage: Stage) -> None:
     lb, client, at_origin = await stage.begun(CHUNKED_POST)
     await at_origin.send(EVENT_STREAM)
-    assert (await client.read_head()).get("Connection") == "close"
+    assert (await client.read_head()).get("Connection") == client.closes
     for n in range(3):
         await client.send(chunk(b"ping %d" % n))
         assert await at_origin.read_chunk() == b"ping %d" % n
@@ -269,6 +270,7 @@ async def stuck_on_the_last_bytes(
 GET = request("GET", "/")
 
 
+@pytest.mark.http1_only("the kernel is filled, which windows prevent: tests/http2")
 @on_both_loops
 async def test_the_lease_lasts_until_the_last_byte_has_left(stage: Stage) -> None:
     """The server is done and its connection free, but the client has a part to read yet."""
@@ -290,6 +292,7 @@ async def test_the_lease_lasts_until_the_last_byte_has_left(stage: Stage) -> Non
     assert {line.termination for line in await stage.logged(lb, 3)} == {"--"}
 
 
+@pytest.mark.http1_only("the kernel is filled, which windows prevent: tests/http2")
 @on_both_loops
 async def test_a_reader_stuck_on_the_last_bytes_is_cut(stage: Stage) -> None:
     origin = await stage.origin()
@@ -300,6 +303,7 @@ async def test_a_reader_stuck_on_the_last_bytes_is_cut(stage: Stage) -> None:
     await eventually(lambda: lb._context is not None and not lb._context.live.clients)
 
 
+@pytest.mark.http1_only("the kernel is filled, which windows prevent: tests/http2")
 async def test_a_client_that_leaves_during_the_last_bytes_is_let_go(stage: Stage) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin)
@@ -309,6 +313,7 @@ async def test_a_client_that_leaves_during_the_last_bytes_is_let_go(stage: Stage
     assert in_flight(lb) == [0]
 
 
+@pytest.mark.http1_only("the kernel is filled, which windows prevent: tests/http2")
 async def test_a_broken_body_behind_a_whole_response_adds_nothing_to_it(stage: Stage) -> None:
     origin = await stage.origin()
     lb = await stage.balancer(origin)
@@ -320,6 +325,7 @@ async def test_a_broken_body_behind_a_whole_response_adds_nothing_to_it(stage: S
     assert (await stage.log_line(lb)).status == 200
 
 
+@pytest.mark.http1_only("the kernel is filled, which windows prevent: tests/http2")
 async def test_many_slow_readers_cost_little_each(stage: Stage) -> None:
     async def flood(connection: AtOrigin, message: Message) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 200000000\r\n\r\n")
@@ -336,6 +342,7 @@ async def test_many_slow_readers_cost_little_each(stage: Stage) -> None:
     assert unsent(lb) < 10 * BOUND
 
 
+@pytest.mark.http1_only("pipelining")
 async def test_a_pipelined_client_that_does_not_read_is_held_back(stage: Stage) -> None:
     """Responses wait in its buffer; further requests are not started for it meanwhile."""
 
@@ -415,6 +422,7 @@ async def test_a_request_that_crosses_the_end_of_its_connection(stage: Stage, me
     assert len(origin.requests) == (answer.status == 200)
 
 
+@pytest.mark.http1_only("HTTP/1.0")
 @on_both_loops
 async def test_an_http_1_0_client_that_only_stops_sending_sees_the_cut(stage: Stage) -> None:
     """It counts as having left, but it may still read: a clean end would be a lie to it."""

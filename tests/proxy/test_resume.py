@@ -311,6 +311,7 @@ async def test_other_streams_are_cut_as_ever(
     assert await origins[1].has_no_new_connection()
 
 
+@pytest.mark.http1_only("HTTP/1.0")
 async def test_an_http10_client_gets_its_stream_as_ever(stage: Stage) -> None:
     origin = await stage.origin()
     lb = await balancer(stage, origin)
@@ -336,6 +337,7 @@ async def test_a_slow_reader_holds_back_the_server_that_took_over(stage: Stage) 
     assert got == big * (len(got) // len(big))
 
 
+@pytest.mark.http1_only("bytes are compared")
 async def test_an_event_that_is_too_large_ends_resuming_and_not_the_stream(stage: Stage) -> None:
     talk = await Talk.begin(stage)
     huge = b"data: " + b"x" * 70_000
@@ -485,6 +487,7 @@ async def test_ids_that_the_client_shall_not_see_are_known_to_the_next_server(st
 COMMENT = b": hello\n\n"
 
 
+@pytest.mark.http1_only("it looks into the connection")
 async def test_no_comment_within_an_event_that_is_passed_on_in_parts(stage: Stage) -> None:
     talk = await Talk.begin(stage, route={"sse_keep_alive": "1h"})
     (connection,) = talk.lb._context.live.clients

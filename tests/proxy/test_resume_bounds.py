@@ -227,7 +227,10 @@ async def test_a_stream_without_a_rule_that_needs_events_passes_as_it_comes(
 # Handovers.
 
 
-@pytest.mark.parametrize(("method", "version"), [("GET", "1.0"), ("HEAD", "1.1")])
+@pytest.mark.parametrize(
+    ("method", "version"),
+    [pytest.param("GET", "1.0", marks=pytest.mark.http1_only("HTTP/1.0")), ("HEAD", "1.1")],
+)
 async def test_nobody_is_asked_to_hand_over_what_could_not_go_on(
     stage: Stage, method: str, version: str
 ) -> None:
@@ -240,6 +243,7 @@ async def test_nobody_is_asked_to_hand_over_what_could_not_go_on(
     assert (await client.read_response(method=method)).status == 200
 
 
+@pytest.mark.http1_only("bytes are compared")
 @on_both_loops
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r"])
 async def test_a_handover_behind_an_event_that_was_too_large_is_a_visible_cut(

@@ -216,6 +216,7 @@ async def test_a_client_that_leaves_before_the_write(
         assert (line.failures, line.ends, line.pool.in_flight) == ([], ["CH"], 0)
 
 
+@pytest.mark.http1_only("bytes are given to the connection itself")
 @on_both_loops
 @pytest.mark.parametrize("wire", [GET, POST], ids=["GET", "POST"])
 async def test_late_bytes_and_the_next_request_in_one_iteration(stage: Stage, wire: bytes) -> None:

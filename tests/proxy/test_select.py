@@ -15,7 +15,7 @@ from tests.support.loops import on_both_loops
 from tests.support.origin import answers
 from tests.support.stage import Stage, in_flight, pool_of, server_of
 from tests.support.waiting import eventually, turns
-from tests.support.websocket import WEBSOCKET
+from tests.support.websocket import WEBSOCKET, accepting
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
@@ -102,7 +102,7 @@ async def test_no_server_up_is_503_with_retry_after(stage: Stage) -> None:
     for _ in range(2):
         answer = await client.ask()
         assert (answer.status, answer.get("Retry-After")) == (503, "5")
-        assert answer.get("Connection") == "keep-alive"
+        assert answer.get("Connection") == client.keeps
     line = (await stage.logged(lb, 2))[0]
     assert (line.termination, line.server, line.reached) == ("SC", "<NOSRV>", "TR")
     assert pool_of(lb).unserved.responses[5] == 2
@@ -111,7 +111,7 @@ async def test_no_server_up_is_503_with_retry_after(stage: Stage) -> None:
 async def test_no_server_up_and_a_body_on_its_way(stage: Stage) -> None:
     _, client, _ = await stage.line(server={"down": True})
     answer = await client.answer_to(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
-    assert (answer.status, answer.get("Connection")) == (503, "close")
+    assert (answer.status, answer.get("Connection")) == (503, client.closes)
     assert await client.read_to_end() == b""
 
 
@@ -337,9 +337,7 @@ async def test_a_server_that_is_down_is_replaced_and_so_is_its_cookie(stage: Sta
 
 async def test_a_101_gets_the_cookie_too(stage: Stage) -> None:
     lb, client, at_origin = await stage.asked("/", *WEBSOCKET, backend=COOKIE)
-    await at_origin.send(
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-    )
+    await at_origin.send(accepting(at_origin))
     head = await client.read_head()
     assert head.get("Set-Cookie") == "SERVERID=agent1; path=/"
     assert head.get("Cache-Control") is None

@@ -61,7 +61,7 @@ async def test_httplog_shows_the_trace_where_haproxy_has_captured_fields(
     stage: Stage, tmp_path: Path
 ) -> None:
     _, line = await forwarded(stage, tmp_path, f"traceparent: {VALID}", capture_trace=True)
-    assert line.endswith(f' 0/0 {{{TRACE}}} "GET / HTTP/1.1"\n')
+    assert line.endswith(f' 0/0 {{{TRACE}}} "GET / {stage.protocol}"\n')
 
 
 async def test_a_trace_that_was_made_is_logged(stage: Stage, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.support.loops import on_both_loops
 from tests.support.stage import Stage, in_flight, server_of, unsent
 from tests.support.waiting import eventually, turns
-from tests.support.websocket import SWITCH, switch
+from tests.support.websocket import SWITCH, accepting, switch
 
 if TYPE_CHECKING:
     from hermes_lb import LoadBalancer
@@ -46,6 +46,7 @@ def first_and_other(who: str, client: Client, at_origin: AtOrigin) -> tuple[Peer
     return (client, at_origin) if who == "client" else (at_origin, client)
 
 
+@pytest.mark.http1_only("the key is the balancer's: tests/http2/test_connections.py")
 @on_both_loops
 async def test_the_handshake_is_relayed(stage: Stage) -> None:
     _, client, at_origin, message = await a_handshake(stage)
@@ -53,7 +54,7 @@ async def test_the_handshake_is_relayed(stage: Stage) -> None:
     assert message.get("Upgrade") == "websocket"
     assert message.get("Connection") == "Upgrade"
     assert message.get("Sec-WebSocket-Key") == "dGhlIHNhbXBsZSBub25jZQ=="
-    await at_origin.send(SWITCH)
+    await at_origin.send(accepting(at_origin))
     head = await client.read_head()
     assert head.status == 101
     assert head.get("Upgrade") == "websocket"
@@ -93,7 +94,7 @@ async def test_each_direction_ends_on_its_own(stage: Stage, who: str) -> None:
 @on_both_loops
 async def test_a_server_that_says_goodbye_with_its_101(stage: Stage) -> None:
     lb, client, at_origin, _ = await a_handshake(stage)
-    await at_origin.send(SWITCH + b"bye")
+    await at_origin.send(accepting(at_origin) + b"bye")
     at_origin.close()
     assert (await client.read_head()).status == 101
     assert await client.read_to_end() == b"bye"
@@ -148,6 +149,7 @@ async def test_stop_cuts_it_and_records_it_once(stage: Stage) -> None:
     assert (line.termination, line.status) == ("KD", 101)
 
 
+@pytest.mark.http1_only("bytes are given to the connection itself")
 @on_both_loops
 async def test_what_comes_in_a_second_read_behind_the_101_is_data(stage: Stage) -> None:
     """A loop that was busy reads more than once before its turn ends."""
@@ -197,6 +199,7 @@ async def fill_the_kernel(lb: LoadBalancer, sender: Peer) -> None:
     assert unsent(lb) < 65_536
 
 
+@pytest.mark.http1_only("the kernel is filled, which windows prevent: tests/http2")
 @each_side
 async def test_a_side_that_never_reads_does_not_outlive_the_tunnel(stage: Stage, who: str) -> None:
     """What waits for it in our buffer may never leave; the other side has gone long ago."""
@@ -213,6 +216,7 @@ async def test_a_side_that_never_reads_does_not_outlive_the_tunnel(stage: Stage,
     )
 
 
+@pytest.mark.http1_only("the kernel is filled, which windows prevent: tests/http2")
 @each_side
 async def test_stop_does_not_wait_for_a_side_that_never_reads(stage: Stage, who: str) -> None:
     lb, client, at_origin = await a_tunnel(stage)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trustme
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 
@@ -19,11 +20,12 @@ def authority() -> trustme.CA:
 
 
 def site(
-    folder: Path, *names: str, key: trustme.KeyType = trustme.KeyType.ECDSA, file: str = ""
-) -> str:
+    folder: Path, *names: str, key: trustme.KeyType = trustme.KeyType.ECDSA, file: str = "",
+    not_after: datetime | None = None,
+) -> str:  # fmt: skip
     """A new certificate for these names, with its key, in one file -> its path."""
     path = folder / (file or f"{names[0].replace('*', '_')}.pem")
-    issued = authority().issue_cert(*names, key_type=key)
+    issued = authority().issue_cert(*names, key_type=key, not_after=not_after)
     path.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
     return str(path)
 

@@ -12,12 +12,14 @@ import h2.settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_WINDOW = 65_535  # of a stream, unless settings say another (RFC 9113 section 6.5.2)
+
 
 class ClientFrames:
     """h2 is the oracle: it refuses what the balancer must not send."""
 
     def __init__(
-        self, *, window: int = 65_535, checks: bool = True, encoding: str | None = None
+        self, *, window: int = _WINDOW, checks: bool = True, encoding: str | None = None
     ) -> None:
         """`checks` False: h2 sends fields that no client may send."""
         configured = h2.config.H2Configuration(
@@ -26,8 +28,9 @@ class ClientFrames:
             normalize_outbound_headers=checks,
         )
         self.http2 = http2 = h2.connection.H2Connection(configured)
-        http2.local_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE] = window
         http2.initiate_connection()
+        if window != _WINDOW:
+            http2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         http2.increment_flow_control_window(2**24)
         self._partial = bytearray()
 

@@ -23,6 +23,17 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes(3) + b"\x04" + bytes(5)
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """RFC 9113 section 4.1."""
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+
+
+def head_frame(stream: int, fields: list[tuple[bytes, bytes]], *, ends: bool) -> bytes:
+    """HEADERS; its fields are literal, each shorter than 127 bytes, so no table is changed."""
+    literal = (b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields)
+    return frame(1, 4 | ends, stream, b"".join(literal))
+
+
 class Answer(NamedTuple):
     status: int
     fields: list[tuple[str, str]]

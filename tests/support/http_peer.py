@@ -243,7 +243,13 @@ class Peer:
 
 
 class Client(Peer):
-    """A client of the balancer."""
+    """A client of the balancer.
+
+    `keeps`, `closes`: what Connection says on a response that another may follow, and on the last.
+    """
+
+    keeps: str | None = "keep-alive"
+    closes: str | None = "close"
 
     async def get(self, target: str = "/", *fields: str, version: str = "1.1") -> None:
         """Send a GET without waiting for anything."""

@@ -28,7 +28,7 @@ async def logging_balancer(
     config = configuration(
         origins,
         backend=backend,
-        frontend=frontend,
+        frontend={"http2": True, **(frontend or {})},  # for clients of either version
         timeouts=timeouts,
         admin={"enabled": False},
         log={"access": str(path), **log},

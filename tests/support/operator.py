@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
     from hermes_lb.control.operator import Operator
+    from hermes_lb.observe.certificates import CertificateView
 
 TOKEN = "open-sesame-0123456789"
 
@@ -53,7 +54,11 @@ class FakeOperator:
         self.pools = {pool.name: pool for pool in pools or (agents(),)}
         self.frontend = FrontendCounters()
         self.processes = [ProcessView(0, 4711, started_at=1000.0)]
-        self.observed = Observed(self.pools, {"public": self.frontend}, self.processes)
+        self.certificates: list[CertificateView] = []
+        self.observed = Observed(
+            self.pools, {"public": self.frontend}, self.processes,
+            certificates=lambda: self.certificates,
+        )  # fmt: skip
         self.config = load_config(_CONFIG)
         self.recent = Recent()
         self.is_draining = False

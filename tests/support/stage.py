@@ -25,6 +25,7 @@ from unittest.mock import patch
 from hermes_lb import LoadBalancer
 from hermes_lb.observe.access_log import AccessLog
 from hermes_lb.tasks import Tasks
+from tests.support.http2_spoken import SpokenByHttp2
 from tests.support.http_peer import AtOrigin, Client
 from tests.support.log_line import LogLine
 from tests.support.origin import Handler, Origin, answers
@@ -44,7 +45,11 @@ FIRST_THEN_SECOND: list[dict[str, Any]] = [{}, {"backup": True}]
 class Stage:
     """Everything that one test has running; leaving it checks what must hold after every test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, http: str = "1.1") -> None:
+        """`http`: the version that clients speak."""
+        self.http = http
+        self.version = {"1.1": "1.1", "2": "2.0"}[http]  # as Via has it
+        self.protocol = f"HTTP/{self.version}"  # as the log has it
         self.tasks = Tasks()
         self.problems: list[str] = []
         self.unlogged = 0  # requests that shall not be in the access log
@@ -181,6 +186,8 @@ class Stage:
         )
 
     async def start(self, config: dict[str, Any]) -> LoadBalancer:
+        if self.http == "2":
+            config["frontends"] = [{**each, "http2": True} for each in config["frontends"]]
         path = self.folder / f"access-{len(self._balancers)}.log"
         defaults = {"admin": {"enabled": False}, "log": {"access": str(path)}}
         # Tests wait for lines of the log; it need not be a quarter of a second each time.
@@ -194,6 +201,7 @@ class Stage:
         self, lb: LoadBalancer | str, *, receive_buffer: int | None = None, source: str = ""
     ) -> Client:
         """A connection to a balancer, or to a URL; `source`: from this address, e.g. 127.0.0.2."""
+        speaks_http2 = self.http == "2" and not isinstance(lb, str)  # those of admin, or with TLS
         url = lb if isinstance(lb, str) else lb.url
         host, port = url.removeprefix("http://").rsplit(":", 1)
         sock = socket.socket()
@@ -202,7 +210,7 @@ class Stage:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if source:
             sock.bind((source, 0))
-        client = Client(sock)
+        client = SpokenByHttp2(sock) if speaks_http2 else Client(sock)
         self._clients.append(client)
         await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
         return client

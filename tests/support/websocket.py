@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
+from hashlib import sha1
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +24,14 @@ SWITCH = (
 )
 
 
+def accepting(at_origin: AtOrigin) -> bytes:
+    """`SWITCH` for the key that this origin has got: by HTTP/2 it is the balancer's."""
+    keys = re.findall(rb"\r\nsec-websocket-key: (\S+)", at_origin.received, re.IGNORECASE)
+    proof = b64encode(sha1(keys[-1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    return SWITCH.replace(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", proof)
+
+
 async def switch(client: Client, at_origin: AtOrigin) -> None:
     """The server says 101, and the client hears it."""
-    await at_origin.send(SWITCH)
+    await at_origin.send(accepting(at_origin))
     assert (await client.read_head()).status == 101

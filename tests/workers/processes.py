@@ -83,7 +83,7 @@ class Site:
     ) -> Path:
         """A configuration with these workers as servers, for `count` processes.
 
-        `settings`: `process`, `backend`, `server` as TOML.
+        `settings`: `process`, `frontend`, `backend`, `server` as TOML.
         """
         servers = "".join(
             f'[[backends.agents.servers]]\nname = "agent{n}"\naddress = "127.0.0.1:{worker.port}"\n'
@@ -95,6 +95,7 @@ class Site:
             f"[process]\nworkers = {count}\nmax_connections = 400\n{settings.get('process', '')}\n"
             '[admin]\nbind = "127.0.0.1:0"\n[log]\naccess = "off"\n'
             '[[frontends]]\nname = "public"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+            f"{settings.get('frontend', '')}\n"
             f"[backends.agents]\n{settings.get('backend', '')}\n{servers}"
         )
         return file

@@ -76,6 +76,16 @@ def test_only_counters_that_have_changed_are_summed(
     assert supervisor.bytes_in == [11, 0]
 
 
+def test_a_worker_that_counts_the_same_as_the_one_before_it_is_added(supervisor: Supervisor):
+    supervisor.gathered.joined(0, 100)
+    supervisor.count(0, A, bytes_in=10)
+    assert supervisor.bytes_in == [10, 0]
+    supervisor.gathered.left(0, ROWS)
+    supervisor.gathered.joined(0, 101)
+    supervisor.count(0, A, bytes_in=10)
+    assert supervisor.bytes_in == [20, 0]
+
+
 def test_living_workers_are_added_up(supervisor: Supervisor):
     for number in (0, 2):
         supervisor.gathered.joined(number, 100 + number)

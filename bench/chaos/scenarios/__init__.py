@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 from bench.chaos.scenarios.cancelled import Cancelled
 from bench.chaos.scenarios.descriptors import Descriptors
 from bench.chaos.scenarios.floods import (
+    Http2Floods,
+    Http2Resets,
+    LongBodies,
     Pipelining,
     TinyResponses,
     TinyUploads,
     UnreadResponses,
+    UnreadStreams,
 )
 from bench.chaos.scenarios.half_open import HalfOpen
 from bench.chaos.scenarios.mix_up import MixUp
@@ -39,9 +43,13 @@ SCENARIOS: dict[str, type[Scenario]] = {
         Descriptors,
         StuckReaders,
         UnreadResponses,
+        UnreadStreams,
         Pipelining,
         TinyUploads,
         TinyResponses,
+        LongBodies,
+        Http2Resets,
+        Http2Floods,
         SlowHeads,
         SlowBodies,
         WallClock,

@@ -31,15 +31,25 @@ _HAPPY_EYEBALLS_DELAY = 0.25
 _TLS_SHUTDOWN = 1.0
 
 
+#: What is spoken where a backend says nothing else; by ALPN, with TLS.
+HTTP1 = "http/1.1"
+
+
 class Dialer:
-    """How the servers of one backend are reached. `key`: the place of its `tls`, for errors."""
+    """How the servers of one backend are reached. `key`: the place of its `tls`, for errors.
+
+    `protocol`: what its requests are sent by.
+    """
 
     def __init__(
-        self, tls: options.ServerTls | None, proxy_protocol: str | None, *, key: str
+        self, tls: options.ServerTls | None, proxy_protocol: str | None, protocol: str, *, key: str
     ) -> None:
+        self.protocol = protocol
         self._tls = tls
-        self._made_of = (tls, proxy_protocol, file_stamps(tls))
-        self._context = client_context(tls, key) if tls is not None else None
+        self._made_of = (tls, proxy_protocol, protocol, file_stamps(tls))
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        if tls is not None:  # WebSockets are HTTP/1.1's everywhere
+            self._contexts = {one: client_context(tls, key, one) for one in {HTTP1, protocol}}
         self._header: Callable[[Peers | None], bytes] | None = (
             BUILDERS[proxy_protocol] if proxy_protocol is not None else None
         )
@@ -51,27 +61,34 @@ class Dialer:
         That is `before` if neither its keys nor its files have changed: the authorities of a system
         take 50 ms to read. Raises ConfigError if a file that TLS needs can't be had or is no good.
         """
-        tls, proxy_protocol = configured.tls, configured.proxy_protocol
-        if before is not None and before._made_of == (tls, proxy_protocol, file_stamps(tls)):
+        tls = configured.tls
+        made_of = (tls, configured.proxy_protocol, configured.protocol)
+        if before is not None and before._made_of == (*made_of, file_stamps(tls)):
             return before
-        return cls(tls, proxy_protocol, key=f"backends.{name}.tls")
+        return cls(*made_of, key=f"backends.{name}.tls")
 
     @property
     def sends_client_address(self) -> bool:
         """True if a connection begins with its client's address, and so serves only this client."""
         return self._header is not None
 
-    def to(self, server: options.Server) -> ServerDialer:
-        """The dialer for one of the servers."""
-        tls = Resuming(self._context) if self._context is not None else None
+    @property
+    def speaks_http2(self) -> bool:
+        return self.protocol != HTTP1
+
+    def to(self, server: options.Server, protocol: str = HTTP1) -> ServerDialer:
+        """The dialer for one of the servers. `protocol`: that of the backend, or HTTP/1.1."""
+        tls = Resuming(self._contexts[protocol]) if self._contexts else None
         name = server.server_name or (self._tls.server_name if self._tls is not None else None)
-        return ServerDialer(server.address, tls, name, self._header, self._made_of)
+        made_of = (protocol, self._made_of)
+        return ServerDialer(server.address, tls, name, self._header, made_of, protocol != HTTP1)
 
 
 class ServerDialer:
     """How one server is reached.
 
     `host`: it and its port as a Host field has them; of a Unix socket "localhost", as in nginx.
+    `scheme`: of its URLs.
     Two whose `way` is equal make the same connections.
     """
 
@@ -82,8 +99,11 @@ class ServerDialer:
         server_name: str | None,
         header: Callable[[Peers | None], bytes] | None,
         made_of: object,
+        speaks_http2: bool,
     ) -> None:
+        self.speaks_http2 = speaks_http2
         self.way = (address, server_name, made_of)
+        self.scheme = b"http" if tls is None else b"https"
         self._address = address
         self._tls = tls
         self._header = header

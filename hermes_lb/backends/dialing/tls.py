@@ -17,15 +17,15 @@ _READ = 64 * 1024
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-def client_context(configured: options.ServerTls, key: str) -> ssl.SSLContext:
-    """The context for connections to the servers of one backend.
+def client_context(configured: options.ServerTls, key: str, protocol: str) -> ssl.SSLContext:
+    """The context for connections to the servers of one backend, by this protocol (ALPN).
 
     Raises ConfigError, with `key` as the table's place, if a file can't be had or is no good.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.sslobject_class = Tls
     context.minimum_version = _VERSIONS[configured.min_version]
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     if not configured.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -75,6 +75,26 @@ export function showProcesses(parent, processes, now) {
   });
 }
 
+// Seconds before it expires: those that the alerts have.
+const EXPIRES_SOON = 14 * 86400;
+const EXPIRES_NOW = 2 * 86400;
+
+/** The next one to expire first. */
+export function showCertificates(card, parent, certificates, now) {
+  card.hidden = !certificates.length;
+  const sorted = certificates.toSorted((a, b) => a.not_after - b.not_after);
+  keyed(parent, sorted.map((one) => `${one.frontend} ${one.file}`), () =>
+    make("li", {}, make("b", {}), make("span", {}), make("span", { class: "quiet" })));
+  sorted.forEach((one, n) => {
+    const [name, expiry, details] = parent.children[n].children;
+    const left = one.not_after - now;
+    setText(name, one.names.join(", ") || one.file);
+    setText(expiry, left <= 0 ? "has expired" : `expires in ${duration(left)}`);
+    setAttribute(expiry, "class", left < EXPIRES_NOW ? "alarm" : left < EXPIRES_SOON ? "notable" : null);
+    setText(details, `${one.frontend} · ${new Date(1000 * one.not_after).toISOString().slice(0, 10)} · ${one.file}`);
+  });
+}
+
 /** A list that grows at its top; `row` makes the parts of one entry. */
 export class Log {
   constructor(parent, row) {

@@ -25,6 +25,9 @@ class ProbeOptions(Section):
     fall: int = Field(3, ge=1, le=1000)
     start: Literal["up", "down"] = "up"
 
+    #: Its servers have to speak HTTP/2.
+    needs_http2: ClassVar[bool] = False
+
 
 class Finding(NamedTuple):
     """What a probe has found. `text`: a few words for people."""

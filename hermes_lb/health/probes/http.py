@@ -20,6 +20,8 @@ from hermes_lb.options.units import Status
 
 if TYPE_CHECKING:
     from hermes_lb.backends.dialing import ServerDialer
+    from hermes_lb.health.probes.connection import Answer
+    from hermes_lb.health.probes.connection_http2 import Http2Answer
 
 USER_AGENT = "hermes-lb-check"
 # Fields of a response head. As the default of `limits.header_count`.
@@ -78,6 +80,7 @@ class HttpProbe(Probe):
         from hermes_lb.health.probes.connection import ask
 
         self._ask = ask
+        self._path = options.path.encode()
         self._method = options.method.encode()
         self._request_line = f"{options.method} {options.path} HTTP/1.1\r\n"
         self._host = options.host
@@ -87,12 +90,29 @@ class HttpProbe(Probe):
         self._parser = ResponseParser(_MOST_FIELDS)
 
     async def check(self, dialer: ServerDialer) -> Finding:
+        if dialer.speaks_http2:
+            return await self._check_http2(dialer)
         request = (
             f"{self._request_line}Host: {self._host or dialer.host}\r\n"
             f"User-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
         ).encode()
         answer = await self._ask(dialer, self._method, request, self._parser)
-        status = answer.head.status
+        return self._judge(answer.head.status, answer)
+
+    async def _check_http2(self, dialer: ServerDialer) -> Finding:
+        from hermes_lb.health.probes.connection_http2 import ask_http2
+
+        fields = [
+            (b":method", self._method),
+            (b":path", self._path),
+            (b":authority", (self._host or dialer.host).encode()),
+            (b"user-agent", USER_AGENT.encode()),
+            (b"accept", b"*/*"),
+        ]
+        answer = await ask_http2(dialer, fields)
+        return self._judge(answer.status, answer)
+
+    def _judge(self, status: int, answer: Answer | Http2Answer) -> Finding:
         load = reported_load(answer.header("X-Hermes-Load"), answer.body)
         if status == 503 and announces_drain(answer.header("X-Hermes-Draining")):
             return Finding(False, "503, it announces its drain", load, announces_drain=True)

@@ -39,6 +39,7 @@ class ServerConnections(ConnectionPool):
         dialer: Dialer,
     ) -> None:
         self.server = server
+        self.speaks_http2 = False
         self._context = context
         self._live = context.live
         self._idle: list[UpstreamConnection] = []
@@ -101,7 +102,7 @@ class ServerConnections(ConnectionPool):
         if connection in self._idle:
             self._idle.remove(connection)
 
-    async def dial(self, peers: Peers | None) -> UpstreamConnection:
+    async def dial(self, peers: Peers | None, *, tunnel: bool = False) -> UpstreamConnection:
         """Open a connection on behalf of the client's connection between `peers`, or of no client.
 
         Raises ConnectFailed or Exhausted; the caller bounds the time.

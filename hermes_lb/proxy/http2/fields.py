@@ -27,7 +27,7 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+").fullmatch
 _PSEUDO = re.compile(rb"[\x21-\x7e]+").fullmatch
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 # Of one hop (RFC 9113 section 8.2.2): malformed.
-_OF_ONE_HOP = frozenset(
+OF_ONE_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
 # Written by us, or about the connection.
@@ -64,9 +64,9 @@ def as_http1(fields: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> Reques
                 raise Malformed("pseudo-header fields")
             pseudo[name] = value
             continue
-        if name in _OF_ONE_HOP or (name == b"te" and value.lower() != b"trailers"):
+        if name in OF_ONE_HOP or (name == b"te" and value.lower() != b"trailers"):
             raise Malformed("a field of one hop")
-        if not _is_name(name) or b"\r" in value or b"\n" in value or b"\0" in value:
+        if not is_name(name) or has_forbidden_bytes(value):
             raise Malformed("a field's name or value")
         if name == b"cookie":
             cookies.append(value)
@@ -120,7 +120,7 @@ def response_fields(status: int, lines: bytes) -> list[tuple[bytes, bytes]]:
     fields = [(b":status", b"%d" % status)]
     for line in lines.split(b"\r\n"):
         name, colon, value = line.partition(b":")
-        if colon and (lower := name.lower()) not in _OF_ONE_HOP:
+        if colon and (lower := name.lower()) not in OF_ONE_HOP:
             fields.append((lower, value.strip(b" \t")))
     return fields
 
@@ -136,7 +136,13 @@ def accepts(websocket_key: bytes, lines: bytes) -> bool:
     return said == [wanted]
 
 
-def _is_name(name: bytes) -> bool:
+def has_forbidden_bytes(value: bytes) -> bool:
+    """Line ends and NUL (RFC 9113 section 8.2.1)."""
+    return b"\r" in value or b"\n" in value or b"\0" in value
+
+
+def is_name(name: bytes) -> bool:
+    """A token in lower case."""
     known = _names.get(name)
     if known is None:
         known = _names.remember(name, len(name), _NAME(name) is not None)

@@ -12,6 +12,8 @@ from hermes_lb.http.body import ChunkedBody
 from hermes_lb.http.sse import chunk
 from hermes_lb.http.trailers import as_fields, last_chunk
 from hermes_lb.proxy.http2.fields import accepts, response_fields
+from hermes_lb.proxy.http2.frame_io import HIGH_WATER, LOW_WATER, Queue
+from hermes_lb.proxy.http2.grpc import error_fields
 from hermes_lb.proxy.http2.tunnel_end import StreamEnd, TunnelStream
 from hermes_lb.proxy.ports import Downstream
 
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.http2.codec import Codec
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import Peer, TunnelEnd, TunnelSink
-
-# Bytes of a response that wait for the client's window: above the first the server is paused.
-_HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
 
 # By the first letter of a termination: the proxy's limits; else it is the server's end. Never
 # NO_ERROR or CANCEL: a client could take the response for complete.
@@ -51,7 +50,7 @@ class Carrier:
         """Write the codec's frames at the end of this loop iteration."""
         raise NotImplementedError
 
-    def is_full(self, stream: Http2Stream) -> None:
+    def is_full(self, stream: Queue) -> None:
         """It has queued more than it may, unless the next write takes it."""
         raise NotImplementedError
 
@@ -63,7 +62,7 @@ class Carrier:
         raise NotImplementedError
 
 
-class Http2Stream(Downstream, TunnelStream):
+class Http2Stream(Downstream, TunnelStream, Queue):
     """Bytes of the request's body that are not passed on keep their part of the stream's window,
     so a slow server holds back its own stream, and no other.
 
@@ -76,6 +75,7 @@ class Http2Stream(Downstream, TunnelStream):
         "_early",
         "_is_chunked",
         "_is_paused",
+        "_refuses",
         "_unread",
         "_unsent",
         "_with_trailers",
@@ -83,6 +83,7 @@ class Http2Stream(Downstream, TunnelStream):
         "exchange",
         "has_sent_all",
         "is_counted",
+        "is_grpc",
         "is_request_read",
         "is_writing_paused",
         "number",
@@ -105,9 +106,11 @@ class Http2Stream(Downstream, TunnelStream):
         self.is_request_read = False
         self.deadline = float("inf")
         self.has_sent_all = False  # END_STREAM is queued
+        self.is_grpc = False  # and so are the balancer's errors for it
         self.is_counted = False  # among the connections of its client
         self._is_chunked = False  # the request's body, for the server
         self._is_paused = False  # the server can take no more of it
+        self._refuses = False  # nothing more of it is passed on
         self._unread = 0  # bytes of it that the client gets no credit for yet
         self._unsent = 1 << 62  # at the last look
         self._with_trailers: ChunkedBody | None = None  # the response's, if it may have some
@@ -131,7 +134,11 @@ class Http2Stream(Downstream, TunnelStream):
         `trailers`: lines, behind a body that has ended.
         """
         exchange = self.exchange
-        if exchange is None or self.has_sent_all:
+        if self._refuses and exchange is not None:
+            self._unread += len(data)  # of no use, and it gets no credit until the response is out
+            self.is_request_read = ended
+            return
+        if exchange is None or (self.has_sent_all and self.tunnel is None):
             self._connection.codec.credit(self.number, len(data))
             self.is_request_read = self.is_request_read or ended
             return
@@ -170,7 +177,7 @@ class Http2Stream(Downstream, TunnelStream):
 
     def slow_down(self) -> bool:
         """Hold the server back, if a write has left more queued than there may be."""
-        if self.is_writing_paused or self.unsent <= _HIGH_WATER:
+        if self.is_writing_paused or self.unsent <= HIGH_WATER:
             return self.is_writing_paused
         self.is_writing_paused = True
         self.peer.frontend.counters.http2_stalls += 1
@@ -182,7 +189,7 @@ class Http2Stream(Downstream, TunnelStream):
 
     def written(self) -> bool:
         """Go on, if what was queued has left."""
-        if self.unsent > _LOW_WATER:
+        if self.unsent > LOW_WATER:
             return False
         self.is_writing_paused = False
         if self.tunnel is not None:
@@ -278,11 +285,14 @@ class Http2Stream(Downstream, TunnelStream):
             return
         codec = self._connection.codec
         codec.send(self.number, data)
-        if not self.is_writing_paused and codec.queued(self.number) > _HIGH_WATER:
+        if not self.is_writing_paused and codec.queued(self.number) > HIGH_WATER:
             self._connection.is_full(self)
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         connection = self._connection
+        if self.is_grpc and reply.status >= 400:
+            self._respond(200, error_fields(reply.status, reply.body), 0, b"")
+            return len(reply.body)
         fields = response_fields(reply.status, reply.fields + connection.date_field())
         fields.append((b"content-length", b"%d" % len(reply.body)))
         body = b"" if reply.is_head else reply.body
@@ -300,6 +310,7 @@ class Http2Stream(Downstream, TunnelStream):
             self._connection.has_frames()
 
     def refuse_rest(self) -> None:
+        self._refuses = True
         self.resume_reading()
 
     def done(self, now: float, is_read: bool) -> None:
@@ -313,10 +324,9 @@ class Http2Stream(Downstream, TunnelStream):
         self._ended(now)
 
     def cut_off(self, termination: str) -> None:
-        if not termination.startswith("C"):  # else it has left
-            code = _CODES.get(termination[:1], http2.INTERNAL_ERROR)
-            self.has_sent_all = True
-            self._connection.reset(self.number, code)
+        # Also for a client's own end: another of its requests may have cancelled this one.
+        self.has_sent_all = True
+        self._connection.reset(self.number, _CODES.get(termination[:1], http2.INTERNAL_ERROR))
         self._ended(self._connection.context.clock())
 
     def _ended(self, now: float) -> None:

@@ -56,6 +56,7 @@ class Owner:
 
     __slots__ = (
         "_answer",
+        "_answered",
         "_context",
         "_count",
         "_cut",
@@ -118,6 +119,7 @@ class Owner:
         self._resume_path = b""  # at which its backend continues the stream
         self._events: NumberedEvents | None = None
         self._answer: list[bytes] = []
+        self._answered = 0  # bytes of its body
         self._reply: LocalReply | None = None
         self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
         self._writes: list[Callable[[], Awaitable[None]]] = []  # few at a time
@@ -226,8 +228,9 @@ class Owner:
     def _keep(self, data: bytes) -> None:
         if self._kept == _CHUNKS:
             self.owned.journal.append(data, 1)
-        elif self._kept == _ANSWER and sum(map(len, self._answer)) <= MOST_IN_ANSWER:
+        elif self._kept == _ANSWER and self._answered <= MOST_IN_ANSWER:
             self._answer.append(data)
+            self._answered += len(data)
 
     def _retried(self, retry: bytes) -> None:
         self._write(lambda: self.owned.retried(retry.decode()))

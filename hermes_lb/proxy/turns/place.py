@@ -187,6 +187,8 @@ class Place:
         """The number of the event with this id; 0: it is in none of these batches."""
         found = 0
         for batch in batches:
+            if not event_ids.may_have(batch.data, event_id):
+                continue
             number = batch.last - batch.events
             for each in event_ids.ids_of(batch.data):
                 number += 1

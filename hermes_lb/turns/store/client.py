@@ -72,14 +72,15 @@ class StoreClient:
         self._min_replicas = read.min_replicas
         self._away_until = 0.0
         self._left_alone = 0.0
-        self._why = ""
+        self._why = ""  # it is away
+        self._is_tried = False  # one operation finds out whether it still is; all others fail
         self._is_reported = False
         self._report_after = -_REPORTED
 
     @property
     def is_reachable(self) -> bool:
-        """False for a while after an operation has failed."""
-        return self._clock() >= self._away_until
+        """False for a while after an operation has failed, and while the next one tries."""
+        return not self._is_tried and self._clock() >= self._away_until
 
     async def run(
         self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
@@ -135,6 +136,7 @@ class StoreClient:
     def came_back(self) -> None:
         if self._why:
             self._why = ""
+            self._is_tried = False
             self._left_alone = self._away_until = 0.0
             if self._is_reported:
                 self._is_reported = False
@@ -149,6 +151,7 @@ class StoreClient:
         """
         if not self.is_reachable:
             raise StoreAway(self._why)
+        is_trial = self._is_tried = bool(self._why)
         attempts = _Attempts(self.topology, key, blocks)
         try:
             async with asyncio.timeout(self.patience):
@@ -158,6 +161,9 @@ class StoreClient:
             raise self.went_away(attempts.why) from None
         except OSError as error:
             raise self.went_away(str(error)) from None
+        finally:
+            if is_trial:
+                self._is_tried = False
         if isinstance(replies[0], hiredis.ReplyError):
             why = str(replies[0])
             if why.partition(" ")[0] in _AWAY:
@@ -237,11 +243,15 @@ class _Attempts:
 
     def _redirect(self, node: Node, word: str, rest: list[str]) -> Node | None:
         """The node for the next attempt, after ASK; None: look it up again."""
-        host, _, port = rest[1].rpartition(":")
-        address = (host or node.address[0], int(port))
+        try:
+            slot, where, *_ = rest
+            host, _, port = where.rpartition(":")
+            address, number = (host or node.address[0], int(port)), int(slot)
+        except ValueError:  # it is malformed
+            return None
         if word == "ASK":
             return self._topology.at(address)
-        self._topology.moved(int(rest[0]), address)
+        self._topology.moved(number, address)
         return None
 
 

@@ -169,9 +169,10 @@ class Control:
         keys = (*control_keys(turn.id, turn.key, turn.session), control_keys(also or turn.id).turn)
         run = self._client.run_durably if is_durable else self._client.run
         reply = await run(SCRIPTS[name], keys, (turn.id, turn.principal, turn.nonce, *args))
+        if not (isinstance(reply, list) and len(reply) > 1 and isinstance(reply[-1], list)):
+            raise self._client.went_away(f"{name}: a reply that is not the script's")
         found: list[Reply] = reply[:-1]
-        wakes = reply[-1]
-        for each in wakes:
+        for each in reply[-1]:
             incarnation, _, woken = each.decode().partition(" ")
             self._wake(incarnation, woken)
         if found[0] == b"FENCED":

@@ -7,6 +7,7 @@ and verifies all turns that it owns: `on_new` starts that.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from hermes_lb.turns.store.client import StoreClient
     from hermes_lb.turns.store.timing import Timing
+
+logger = logging.getLogger("hermes_lb.turns")
 
 #: The value of a process that has ended, as its supervisor or itself has written it.
 RETIRED: Final = b"retired"
@@ -52,6 +55,8 @@ class Incarnation:
                 await self.beat()
             except StoreAway:
                 pause /= 5  # a beat may still be in time
+            except Exception:  # without beats all turns of this process would be lost
+                logger.exception("a beat of the store of turns failed")
             await asyncio.sleep(pause)
 
     async def retire(self) -> None:

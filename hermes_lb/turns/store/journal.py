@@ -52,14 +52,14 @@ class StoredJournal(OwnedJournal):
         self.renewed_at = 0.0
         self.is_refused = False
         self.terms = terms_of(claim.journal_size, claim.keep, claim.keep_events, writer.publish)
-        self.packed_keys = b"".join(map(packed, journal_keys(turn)))
+        self.packed_keys = b"".join([packed(key) for key in journal_keys(turn)])
         self.packed_nonce = packed(nonce)
         self._writer = writer
         self._turn = turn
         self._nonce = nonce
         self._last = 0  # event that was appended
         self._cut_at = 0  # the last one that is in a batch
-        self._pending: list[bytes] = []  # behind it
+        self._pending: bytes | list[bytes] = b""  # behind it; nearly always one event
         self._pending_size = 0
         self._outbox = Outbox(writer.client.topology.has_failover)
         self._slow_since = 0.0
@@ -89,13 +89,21 @@ class StoredJournal(OwnedJournal):
     def append(self, data: bytes, events: int) -> None:
         if self.is_refused or not data:
             return
-        self._pending_size += len(data)
-        if self._pending_size > self.terms.batch_size and self._pending:
+        size = len(data)
+        pending = self._pending
+        if not pending:
+            self._pending, self._pending_size = data, size
+        elif self._pending_size + size > self.terms.batch_size:
             self._cut()
-            self._pending_size = len(data)
-        self._pending.append(data)
+            self._pending, self._pending_size = data, size
+        else:
+            self._pending_size += size
+            if isinstance(pending, list):
+                pending.append(data)
+            else:
+                self._pending = [pending, data]
         self._last += events
-        self.unacknowledged += len(data)
+        self.unacknowledged += size
         if not self.is_dirty:
             self._writer.add(self)
         if self.unacknowledged > HIGH_WATER:
@@ -128,7 +136,8 @@ class StoredJournal(OwnedJournal):
         self._outbox.clear()
         self.unacknowledged = 0
         self._writer.forget(self)
-        self._wake()
+        if self._empty is not None:
+            self._empty.set()
         if self._refused is not None:
             self._refused()
 
@@ -178,14 +187,16 @@ class StoredJournal(OwnedJournal):
 
     def _cut(self) -> None:
         """Make a batch of what is pending."""
-        if self._pending:
-            self._outbox.put(self._cut_at, self._last, b"".join(self._pending))
-            self._drop_pending()
+        pending = self._pending
+        if pending:
+            data = pending if isinstance(pending, bytes) else b"".join(pending)
+            self._outbox.put(self._cut_at, self._last, data)
+            self._cut_at = self._last
+            self._pending = b""
 
     def _drop_pending(self) -> None:
         self._cut_at = self._last
-        self._pending.clear()
-        self._pending_size = 0
+        self._pending = b""
 
     def _is_behind(self) -> None:
         now = self._writer.now()
@@ -206,15 +217,7 @@ class StoredJournal(OwnedJournal):
         if self._drained is not None:
             self._drained()
 
-    def _wake(self) -> None:
-        if self._empty is not None:
-            self._empty.set()
-
     # Called by the writer.
-
-    @property
-    def packed_terms(self) -> bytes:
-        return self.terms.packed[self.is_stream]
 
     def unsent(self) -> list[OutBatch]:
         """The batches to send now; for each of them, one of the next two is called."""
@@ -231,7 +234,16 @@ class StoredJournal(OwnedJournal):
         if reply >= 0:
             batch = outbox.acknowledged(now)
             if batch is not None:
-                self._has_acknowledged(batch, reply)
+                _, last, data = batch
+                if last > self._settled:
+                    self._settled = last
+                    self.unacknowledged -= len(data)
+                if reply:
+                    self.is_trimmed = True
+                if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
+                    self._drain()
+                if self._empty is not None and not outbox:
+                    self._empty.set()
         elif reply == -1:
             self.refuse()
             outbox.failed()
@@ -247,18 +259,6 @@ class StoredJournal(OwnedJournal):
 
     def tidy(self, now: float) -> None:
         self._outbox.tidy(now)
-
-    def _has_acknowledged(self, batch: OutBatch, begins: int) -> None:
-        if begins:
-            self.is_trimmed = True
-        _, last, data = batch
-        if last > self._settled:
-            self._settled = last
-            self.unacknowledged -= len(data)
-        if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
-            self._drain()
-        if not self._outbox:
-            self._wake()
 
     def _repeat(self) -> None:
         if self._outbox.is_to_repeat and not self.is_refused:

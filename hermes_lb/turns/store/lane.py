@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from hermes_lb.turns.store.append_command import AppendCommand
+from hermes_lb.turns.store.link import LinkLost
 
 if TYPE_CHECKING:
     from hermes_lb.turns.store.journal import StoredJournal
@@ -38,8 +39,8 @@ class Lane:
 
     def put(self, journal: StoredJournal) -> None:
         """Send what it has with the next `flush`."""
+        terms = journal.terms.packed[journal.is_stream]
         for batch in journal.unsent():
-            terms = journal.packed_terms
             command = self._open.get(terms)
             if command is None:
                 command = AppendCommand(terms)
@@ -72,7 +73,7 @@ class Lane:
 
     def _take(self, reply: Reply) -> None:
         journals = self._due.popleft()
-        if isinstance(reply, list):
+        if isinstance(reply, list) and len(reply) == len(journals):
             if not self.replies:
                 self._writer.is_back()
             self.replies += 1
@@ -83,7 +84,7 @@ class Lane:
         for journal in journals:
             if journal.lane is self:
                 journal.lane = None
-        if isinstance(reply, hiredis.ReplyError):
+        if not isinstance(reply, LinkLost):
             self._writer.refused(self, journals, str(reply))
         for journal in journals:
             journal.failed()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.ports import StoreAway
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from hermes_lb.turns.store.client import StoreClient
     from hermes_lb.turns.store.timing import Timing
+
+logger = logging.getLogger("hermes_lb.turns")
 
 # Seconds without a question after which an incarnation is not observed any more. Followers and
 # waiters ask every 2 s.
@@ -76,7 +79,10 @@ class Observer:
     async def run(self) -> None:
         while True:
             self._has_new.clear()
-            await self.sample()
+            try:
+                await self.sample()
+            except Exception:  # without samples no turn of a dead process would end
+                logger.exception("the observation of other balancers failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timing.poll):
                     await self._has_new.wait()

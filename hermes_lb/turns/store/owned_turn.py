@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hermes_lb.turns.ports import End, Fenced, OwnedTurn, StoreAway
 from hermes_lb.turns.states import CANCELLED, CANCELLING, DONE, LOST
+from hermes_lb.turns.store.quotas import RECORD_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,10 +24,9 @@ class StoredOwnedTurn(OwnedTurn):
     operation in the background until it succeeds."""
 
     __slots__ = (
-        "_again", "_claim", "_control", "_incarnation", "_is_ended", "_left", "_on_cancel",
-        "_queue", "_woken", "can_be_taken_over", "fence", "has_started", "id", "is_cancelled",
-        "is_queued", "journal",
-        "kept_size", "name",
+        "_again", "_control", "_head_size", "_incarnation", "_is_ended", "_keep", "_keep_events",
+        "_left", "_on_cancel", "_queue", "_woken", "can_be_taken_over", "fence", "has_started",
+        "id", "is_cancelled", "is_queued", "journal", "kept_size", "name", "record_size",
     )  # fmt: skip
 
     journal: OwnedJournal
@@ -51,8 +51,11 @@ class StoredOwnedTurn(OwnedTurn):
         self.can_be_taken_over = False
         self.is_cancelled = False
         self.is_queued = False
-        self.kept_size = 0  # bytes that its journal keeps, once it has ended
-        self._claim = claim
+        # Bytes that are kept once it has ended: of its journal, and of its record.
+        self.kept_size = self.record_size = 0
+        self._head_size = 0
+        # Not the claim, which takes 0.2 KB.
+        self._keep, self._keep_events = claim.keep, claim.keep_events
         self._control = control
         self._queue = queue
         self._incarnation = incarnation
@@ -68,8 +71,12 @@ class StoredOwnedTurn(OwnedTurn):
     @property
     def kept_for(self) -> float:
         """Seconds for which its journal is kept after its end."""
-        keep = self._claim.keep
-        return min(keep, self._claim.keep_events) if self.journal.is_stream else keep
+        keep = self._keep
+        return min(keep, self._keep_events) if self.journal.is_stream else keep
+
+    @property
+    def record_kept_for(self) -> float:
+        return self._keep
 
     async def granted(self) -> None:
         self.is_queued = True
@@ -96,6 +103,7 @@ class StoredOwnedTurn(OwnedTurn):
         self, head: bytes, *, is_stream: bool, resume_path: str = "", origin: str = ""
     ) -> None:
         self.journal.is_stream = is_stream
+        self._head_size = len(head)
         self.can_be_taken_over = is_stream and bool(resume_path)
         await self._control.head(
             self.name, head, is_stream=is_stream, resume_path=resume_path, origin=origin
@@ -167,6 +175,7 @@ class StoredOwnedTurn(OwnedTurn):
         async def finish() -> None:
             kept = await self.journal.finish(end)
             self.kept_size = kept.size
+            self.record_size = RECORD_SIZE + self._head_size
             await self._control.end(
                 self.name,
                 state,

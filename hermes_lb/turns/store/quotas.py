@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.client import StoreClient
 
 _TOTALS: Final = script("totals")
+#: Bytes of a record beside its head, with its keys, as in lua/turn.lua.
+RECORD_SIZE: Final = 6144
 # Seconds, the precision of the expiry of stored bytes.
 _BUCKET: Final = 60
 
@@ -40,12 +42,14 @@ class Totals:
         self._quotas = quotas
         self._limits = limits
         self._stored: dict[int, int] = {}  # bytes by the bucket in which they expire
+        self._stored_now = 0  # all of them
         self._others = Quotas(0, 0, 0)
 
     def store(self, size: int, life: float, now: float) -> None:
-        """A turn of this process has ended; its journal is kept for `life` seconds."""
+        """A turn of this process has ended; this is kept of it for `life` seconds."""
         bucket = int((now + life) // _BUCKET) + 1
         self._stored[bucket] = self._stored.get(bucket, 0) + size
+        self._stored_now += size
 
     def quotas(
         self, turns: int, waiters: int, client_turns: int = 0, client_waiters: int = 0
@@ -56,7 +60,7 @@ class Totals:
         A client may have as many as are free (`limits.FairShare`).
         """
         quotas, others, limits = self._quotas, self._others, self._limits
-        stored = others.stored + sum(self._stored.values())
+        stored = others.stored + self._stored_now
         free = limits.turns - others.turns - turns
         if client_turns >= free or stored >= limits.stored:
             quotas = quotas._replace(turns=0)
@@ -67,8 +71,8 @@ class Totals:
     async def update(self, incarnation: str, turns: int, waiters: int, now: float) -> None:
         """Raises StoreAway."""
         for bucket in [each for each in self._stored if each * _BUCKET <= now]:
-            del self._stored[bucket]
-        stored = sum(self._stored.values())
+            self._stored_now -= self._stored.pop(bucket)
+        stored = self._stored_now
         total = await self._client.run(_TOTALS, [GLOBAL_USE], (incarnation, turns, waiters, stored))
         self._others = Quotas(
             turns=int(total[0]) - turns,

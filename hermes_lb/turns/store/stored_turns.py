@@ -53,9 +53,10 @@ _OUTCOMES: Final = {
 }
 # Seconds, for `Begun.retry_after` where nothing better is known.
 _RETRY_AFTER: Final = 1.0
-# Rounds until each running turn has been looked at. A look costs as much as several tokens. Its
-# owner is notified of a cancellation, and looks at all after its subscription was lost.
-_ROUNDS: Final = 5
+# Rounds until each running turn has been looked at: a minute, for TTLs of ten. A look costs as much
+# as several tokens. An owner is notified of a cancellation, and looks at all of its turns when it
+# has lost its subscription.
+_ROUNDS: Final = 30
 # Turns that are looked at together.
 _AT_ONCE: Final = 64
 
@@ -95,6 +96,8 @@ class StoredTurns(TurnStore):
         self._observer = Observer(client, timing, clock)
         self._incarnation = Incarnation(client, timing, self._on_new_incarnation)
         self._queue = SessionQueue(self._control, self._observer, timing, self.find)
+        # For all turns, since one for each would take 0.3 KB.
+        self._of_turns = (lambda: self._incarnation.id, self._left, self._again)
 
     @property
     def is_reachable(self) -> bool:
@@ -259,9 +262,7 @@ class StoredTurns(TurnStore):
             journal,
             self._control,
             self._queue,
-            lambda: self._incarnation.id,
-            self._left,
-            self._again,
+            *self._of_turns,
         )
         return owned
 
@@ -320,8 +321,11 @@ class StoredTurns(TurnStore):
 
     def _left(self, turn: StoredOwnedTurn) -> None:
         self._owned.pop(turn.id, None)
+        now = self._clock()
         if turn.kept_size:
-            self._totals.store(turn.kept_size, turn.kept_for, self._clock())
+            self._totals.store(turn.kept_size, turn.kept_for, now)
+        if turn.record_size:
+            self._totals.store(turn.record_size, turn.record_kept_for, now)
 
     def _again(self, operation: Callable[[], Awaitable[None]]) -> None:
         self._unfinished.append(operation)

@@ -45,7 +45,7 @@ class Channel:
     __slots__ = ("callbacks", "confirmed", "has_missed", "link")
 
     def __init__(self) -> None:
-        self.callbacks: list[Callable[[bytes], None]] = []
+        self.callbacks: dict[Callable[[bytes], None], None] = {}  # in order
         self.confirmed = asyncio.Event()
         self.has_missed = False
         self.link: SubscriberLink | None = None
@@ -102,7 +102,7 @@ class Subscriber:
         if channel is None:
             channel = self._channels[name] = Channel()
             self._place(name)
-        channel.callbacks.append(callback)
+        channel.callbacks[callback] = None
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await channel.confirmed.wait()
@@ -112,7 +112,7 @@ class Subscriber:
         channel = self._channels.get(name)
         if channel is None or callback not in channel.callbacks:
             return
-        channel.callbacks.remove(callback)
+        del channel.callbacks[callback]
         if not channel.callbacks:
             del self._channels[name]
             self._homeless.pop(name, None)
@@ -132,7 +132,7 @@ class Subscriber:
         self._homeless[name] = None
         if self._placing is None or self._placing.done():
             self._placing = self._tasks.spawn(self._place_all(), name="subscriptions")
-        if self._pinging is None:
+        if self._pinging is None or self._pinging.done():
             self._pinging = self._tasks.spawn(self._ping(), name="PING of subscriptions")
 
     def _lengthen_pause(self) -> None:
@@ -170,12 +170,12 @@ class Subscriber:
         return link
 
     def _receive(self, link: SubscriberLink, reply: Reply) -> None:
-        """A message, a confirmation, an error; None: the connection is lost."""
-        if isinstance(reply, list) and reply and reply[0] in _MESSAGES:
+        """A message, a confirmation, an error; None: the connection is lost. No other counts."""
+        if isinstance(reply, list) and len(reply) == 3 and reply[0] in _MESSAGES:
             channel = self._channels.get(reply[1].decode())
             if channel is not None:  # else the message was on its way when it was left
                 channel.call(reply[2])
-        elif isinstance(reply, list) and reply and reply[0] in _CONFIRMED:
+        elif isinstance(reply, list) and len(reply) == 3 and reply[0] in _CONFIRMED:
             channel = self._channels.get(reply[1].decode())
             if channel is not None and channel.link is link:
                 self._pause = 0.0
@@ -197,7 +197,8 @@ class Subscriber:
 
     def _is_dropped(self, reply: Reply) -> bool:
         """The server has ended a subscription by itself: the slot has moved."""
-        return reply[0] == _DROPPED and reply[1].decode() in self._channels
+        is_one = isinstance(reply, list) and len(reply) > 1 and reply[0] == _DROPPED
+        return is_one and reply[1].decode() in self._channels
 
     def _distrust(self, link: SubscriberLink) -> None:
         for node, each in self._links.items():

@@ -59,6 +59,7 @@ class Writer:
         self._placing: asyncio.Task[None] | None = None
         self._pause = 0.0  # before the next attempt to get a lane
         self._watching: asyncio.Task[None] | None = None
+        self._looked_at = self.now()
         self._is_closed = False
 
     def add(self, journal: StoredJournal) -> None:
@@ -121,8 +122,8 @@ class Writer:
         journal.lane = None
         if journal not in self._open:
             self._open.add(journal)
-            journal.renewed_at = self.now()
-        if self._watching is None:
+            journal.renewed_at = self._looked_at
+        if self._watching is None or self._watching.done():
             self._watching = self._tasks.spawn(self._watch(), name="lanes of the journals")
         if journal in self._moving:
             self._moving.discard(journal)
@@ -183,11 +184,13 @@ class Writer:
         """Send what it has by the client, and give it a lane after that."""
         for batch in journal.unsent():
             try:
-                [reply] = await self.client.run(APPEND, journal.keys, journal.arguments(batch))
+                reply = await self.client.run(APPEND, journal.keys, journal.arguments(batch))
             except StoreAway:
-                journal.failed()
+                reply = None
+            if isinstance(reply, list) and len(reply) == 1:
+                journal.acknowledged(reply[0], self.now())
             else:
-                journal.acknowledged(reply, self.now())
+                journal.failed()
 
     # Looking after them.
 
@@ -201,6 +204,7 @@ class Writer:
             await self._look_after()
 
     async def _look_after(self) -> None:
+        self._looked_at = self.now()
         journals = list(self._open)
         for first in range(0, len(journals), _AT_ONCE):
             now = self.now()

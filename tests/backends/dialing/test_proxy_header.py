@@ -164,6 +164,7 @@ def told(family: int, *addresses: str) -> bytes:
     return V2 + bytes([0x21, family]) + len(ends).to_bytes(2, "big") + ends
 
 
+@pytest.mark.http1_only("a PROXY header comes before either version")
 @on_both_loops
 @pytest.mark.parametrize("by_unix", [False, True], ids=["TCP", "Unix"])
 @pytest.mark.parametrize(
@@ -195,6 +196,7 @@ async def test_both_ends_pass_from_one_header_to_the_next(
     assert (await connection.read_request()).head.target == "/a"
 
 
+@pytest.mark.http1_only("a PROXY header comes before either version")
 async def test_both_ends_pass_from_the_header_before_tls(stage: Stage, tmp_path: Path) -> None:
     frontend = {
         "bind": {"address": "127.0.0.1:0", "proxy_protocol": True, "tls": True},
@@ -210,6 +212,7 @@ async def test_both_ends_pass_from_the_header_before_tls(stage: Stage, tmp_path:
     assert (await connection.read_request()).head.target == "/a"
 
 
+@pytest.mark.http1_only("a PROXY header comes before either version")
 @pytest.mark.parametrize(
     "came",
     [b"PROXY UNKNOWN\r\n", V2 + b"\x20\0\0\0", told(0x12, "203.0.113.7", "192.0.2.1")],

@@ -228,6 +228,10 @@ def test_several_or_long_event_ids_are_refused() -> None:
 def test_events_are_split_and_their_ids_found() -> None:
     events = b"id: a\ndata: 1\n\ndata: 2\r\n\r\nid: b\nid: c\n\nid: n\0\n\n"
     assert event_ids.ids_of(events) == [b"a", b"", b"c", b""]
+    assert all(event_ids.may_have(events, each) for each in (b"a", b"c"))
+    assert not any(event_ids.may_have(events, each) for each in (b"id", b"1", b"data", b"n"))
+    for odd in (b"id:x\r\r", b"id: x\r\n\r\n", b"data\rid:  x\n\n"):
+        assert all(event_ids.may_have(odd, each) for each in event_ids.ids_of(odd))
     assert event_ids.split(events, 2) == b"id: b\nid: c\n\nid: n\0\n\n"
     assert event_ids.split(events, 9) == b""
 

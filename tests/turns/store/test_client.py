@@ -21,6 +21,7 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hermes_lb.tasks import Tasks
     from tests.turns.store.conftest import Connected
 
 COUNT = script_of("return redis.call('INCR', KEYS[1])")
@@ -99,6 +100,36 @@ async def test_a_store_that_does_not_answer_in_time_is_away(
     await until(lambda: client.is_reachable)
     patient = connected(link.url)
     assert await patient.ask("k", "PING") == b"PONG"
+
+
+async def test_one_operation_tries_a_store_that_is_away(
+    link: DroppingProxy, connected: Connected, tasks: Tasks
+) -> None:
+    """The others fail at once: they do not pile up while it is half-open."""
+    client = connected(link.url, patience=0.2)
+    await client.ask("k", "PING")
+    link.go_mute()
+    for _ in range(2):
+        with pytest.raises(StoreAway):
+            await client.ask("k", "PING")
+        await until(lambda: client.is_reachable)
+    trial = tasks.spawn(client.ask("k", "PING"), name="trial")
+    await asyncio.sleep(0)
+    for _ in range(100):
+        assert not client.is_reachable
+        with pytest.raises(StoreAway):
+            await client.ask("k", "PING")
+    assert not trial.done()
+    with pytest.raises(StoreAway):
+        await trial
+    link.speak()
+    await until(lambda: client.is_reachable)
+    trial = tasks.spawn(client.ask("k", "PING"), name="trial that is cancelled")
+    await asyncio.sleep(0)
+    trial.cancel()
+    await until(lambda: client.is_reachable)
+    assert await client.ask("k", "PING") == b"PONG"
+    assert [await client.ask("k", "PING") for _ in range(3)] == [b"PONG"] * 3
 
 
 @pytest.mark.parametrize(

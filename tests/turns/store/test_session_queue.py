@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -193,10 +194,32 @@ async def test_stored_bytes_count_until_they_expire(run: ScriptRunner) -> None:
     assert await run.begin(run.name(), quotas=quotas) == "OVER_QUOTA"
     use = control_keys(turn.id).use
     [bucket, size] = await run.client.ask(use, "HGETALL", use)
-    assert int(size) == 1000
+    assert int(size) == 1000 + 384  # of its record
     await run.client.ask(use, "HDEL", use, bucket)
     await run.client.ask(use, "HSET", use, "b1", 1000)
     assert await run.begin(run.name(), quotas=quotas) == "OWNED"
+
+
+async def test_records_count_too(run: ScriptRunner) -> None:
+    """Each new key leaves one, though its response is empty. A sixteenth of it counts."""
+    quotas = Quotas(turns=10, stored=1000)
+
+    async def execute(head: bytes = b"", *, is_released: bool = False) -> None:
+        turn = run.name(key=secrets.token_hex(8))
+        assert await run.begin(turn, quotas=quotas) == "OWNED"
+        await run.control.start(turn, "s1", is_durable=False)
+        await run.control.head(turn, head, is_stream=False, resume_path="")
+        if is_released:
+            await run.control.release(turn, b"")
+        else:
+            await run.end(turn, DONE, size=0)
+
+    for _ in range(10):
+        await execute(is_released=True)
+    for _ in range(2):
+        await execute()
+    await execute(b"x" * 1024)
+    assert await run.begin(run.name(), quotas=quotas) == "OVER_QUOTA"
 
 
 async def test_without_a_replica_a_keyed_turn_is_not_started(valkey_url: str) -> None:

@@ -166,6 +166,9 @@ local function count_bytes(bytes, life)
   keep_for(USE, expires - NOW)
 end
 
+-- Bytes of a record beside its head, with its keys: measured, of which a stream with one entry has 4 KB.
+local RECORD_SIZE = 6144
+
 -- What follows an end -> the list to wake. TTLs count from here.
 local function has_ended(turn, state, has_run)
   local life = turn.is_stream == '1' and math.min(turn.keep_events, turn.keep) or turn.keep
@@ -186,6 +189,10 @@ local function has_ended(turn, state, has_run)
   redis.call('HSET', TURN, 'state', state, 'ended', int(NOW), 'kept_until', int(NOW + life))
   redis.call('PEXPIRE', TURN, int(ttl))
   redis.call('HDEL', USE, 't' .. ID)
+  if state ~= RELEASED then
+    -- Each new key leaves one. A sixteenth counts: the limit is meant for responses.
+    count_bytes(math.ceil((RECORD_SIZE + redis.call('HSTRLEN', TURN, 'head')) / 16), ttl)
+  end
   return leave_session(turn, has_run and (state == LOST or state == CANCELLED))
 end
 
