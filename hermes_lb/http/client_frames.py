@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.http import frames as http2
-from hermes_lb.http.frames import Frames
+from hermes_lb.http.frames import UNLESS_OVER, Frames, FramesError
 
 if TYPE_CHECKING:
     from hermes_lb.http.frames import Fields
@@ -16,7 +16,7 @@ _TOLERANCE = 8
 
 
 class ClientFrames(Frames):
-    """The client's side. `most_streams`: as the server has it, once its SETTINGS have come."""
+    """The client's side."""
 
     __slots__ = ()
 
@@ -29,17 +29,19 @@ class ClientFrames(Frames):
         )
 
     @property
-    def most_streams(self) -> int:
-        return self._http2.remote_settings[http2.MAX_CONCURRENT_STREAMS]
-
-    @property
     def can_ask(self) -> bool:
         """False once the server has gone away, or no number of a stream is left."""
-        return not self._is_broken and self._http2.can_send_request
+        try:
+            return self._http2.can_send_request
+        except FramesError:
+            return False
 
     def request(self, fields: Fields, *, ends: bool) -> int:
-        """Send a request's head -> its stream; only if `can_ask`."""
-        return self._http2.send_request(fields, end_stream=ends)
+        """Send a request's head -> its stream; 0: not `can_ask`."""
+        with UNLESS_OVER:
+            return self._http2.send_request(fields, end_stream=ends)
+        return 0
 
     def ping(self) -> None:
-        self._http2.ping()
+        with UNLESS_OVER:
+            self._http2.ping()

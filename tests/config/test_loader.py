@@ -238,7 +238,7 @@ def test_a_key_of_a_sub_table_is_reported_with_its_table() -> None:
         (GOOD + "health = true\nkeep_alive = [1]",
          ["8: backends.agents.health: true is not a table; allowed is a table with the keys probe, "
           "interval, fast_interval, down_interval, timeout, rise, fall, start, path, method, host, "
-          "expect_status, expect_header, expect_body",
+          "expect_status, expect_header, expect_body, service",
           "9: backends.agents.keep_alive: [1] is not an integer; "
           "allowed is an integer from 0 to 10000"]),
         (GOOD.replace('default_backend = "agents"', ""),

@@ -31,8 +31,14 @@ def test_every_file_loads(path: Path) -> None:
     assert isinstance(load_config(path), Config)
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_every_file_names_its_schema_for_editors(path: Path) -> None:
+    """Taplo's directive; the file is what `hermes-lb schema` prints."""
+    assert path.read_text().startswith("#:schema hermes-lb.schema.json\n")
+
+
 def test_minimal_is_ten_lines() -> None:
-    assert len((CONFIGS / "minimal.toml").read_text().splitlines()) == 10
+    assert len((CONFIGS / "minimal.toml").read_text().splitlines()[1:]) == 10
 
 
 def test_the_demo_has_three_workers_behind_one_port() -> None:

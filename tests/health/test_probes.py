@@ -64,9 +64,9 @@ async def test_the_tls_handshake_is_a_part_of_it() -> None:
         ),
         (
             {"probe": "tpc"},
-            'probe: "tpc" is not allowed; allowed is "http" or "tcp"',
+            'probe: "tpc" is not allowed; allowed is "http", "tcp" or "grpc"',
         ),
-        ({"probe": 3}, 'probe: 3 is not allowed; allowed is "http" or "tcp"'),
+        ({"probe": 3}, 'probe: 3 is not allowed; allowed is "http", "tcp" or "grpc"'),
         ({"pat": "/"}, 'pat: unknown key; did you mean "path"?'),
         ({"rise": 0}, "rise: 0 is too small; allowed is an integer from 1 to 1000"),
     ],

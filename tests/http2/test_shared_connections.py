@@ -69,8 +69,9 @@ async def test_connections_above_keep_alive_close(stage: Stage) -> None:
     lb, _, origin = await line(stage, backend={"keep_alive": 1})
     clients = await many(stage, lb, 3)
     connections = [await http2_at(origin, max_concurrent_streams=1) for _ in clients]
-    for left, connection in zip((2, 1, 0), connections, strict=True):
-        await connection.respond(await connection.begun(), b"ok")
+    begun = [await connection.begun() for connection in connections]
+    for left, connection, request in zip((2, 1, 0), connections, begun, strict=True):
+        await connection.respond(request, b"ok")
         await eventually(lambda left=left: in_flight(lb) == [left])
     for connection in connections[1:]:
         await connection.read_to_end()
@@ -295,7 +296,7 @@ async def test_a_websocket_has_a_connection_by_http11(stage: Stage) -> None:
 async def test_a_silent_server_is_asked_and_given_up(stage: Stage) -> None:
     with (
         patch("hermes_lb.proxy.http2.upstream.PING_AFTER", 0.1),
-        patch("hermes_lb.proxy.http2.upstream.PING_TIMEOUT", 0.3),
+        patch("hermes_lb.proxy.http2.upstream.PING_TIMEOUT", 1.5),
     ):
         lb, client, at_origin, request = await asked(stage, timeouts={"tunnel": "100ms"})
         await at_origin.read_until(lambda: at_origin.pings >= 2)  # answered: it is kept

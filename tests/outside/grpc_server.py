@@ -15,9 +15,10 @@ SERVING = b"\x08\x01"
 
 
 class Calls:
-    """`cancelled`: a call that waits was cancelled. `health`: the answer to a check."""
+    """`begun`, `cancelled`: a call that waits was. `health`: the answer to a check."""
 
     def __init__(self) -> None:
+        self.begun = threading.Event()
         self.cancelled = threading.Event()
         self.health = SERVING
         self.metadata: dict[str, Any] = {}
@@ -36,6 +37,7 @@ class Calls:
 
     def waits(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         context.add_callback(self.cancelled.set)
+        self.begun.set()
         self.cancelled.wait(20)
         return b""
 

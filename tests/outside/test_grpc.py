@@ -133,6 +133,7 @@ async def test_a_deadline_reaches_the_server(scene: Scene) -> None:
 async def test_a_cancellation_reaches_the_server(scene: Scene, name: str) -> None:
     if name == "Waits":
         running = scene.method("unary_unary", name).future(b"x", timeout=20)
+        assert await asyncio.to_thread(scene.calls.begun.wait, 20)
     else:
         running = scene.method("unary_stream", name)(b"x" * 1000, timeout=20)
         await asyncio.to_thread(next, running)

@@ -75,7 +75,7 @@ class _Exchange(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         tls: Any = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
-            self._fail("it does not speak HTTP/2: by ALPN it did not choose h2")
+            self._fail("it does not speak HTTP/2: it did not choose h2 by ALPN")
             return
         stream = self._frames.request(self._request, ends=not self._body)
         if self._body:

@@ -11,6 +11,6 @@ from hermes_lb.health.probes.tcp import TcpProbe
 if TYPE_CHECKING:
     from hermes_lb.health.probes.base import Probe
 
-PROBES: Final[dict[str, type[Probe]]] = {"grpc": GrpcProbe, "http": HttpProbe, "tcp": TcpProbe}
+PROBES: Final[dict[str, type[Probe]]] = {"http": HttpProbe, "tcp": TcpProbe, "grpc": GrpcProbe}
 
 DEFAULT: Final = "http"

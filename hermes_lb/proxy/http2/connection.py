@@ -9,7 +9,6 @@ from hermes_lb.backends.counters import DRAIN, IDLE
 from hermes_lb.errors import InvalidBody, RequestRefused
 from hermes_lb.http import frames as http2
 from hermes_lb.http.frames import (
-    BrokenConnection,
     DataReceived,
     RequestReceived,
     StreamClosed,
@@ -25,13 +24,14 @@ from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http2 import verdicts
 from hermes_lb.proxy.http2.codec import Codec
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
+from hermes_lb.proxy.http2.frame_io import FrameIo
 from hermes_lb.proxy.http2.grpc import is_grpc
 from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
 from hermes_lb.proxy.ports import FramedConnection
 from hermes_lb.proxy.record import record_refusal
 from hermes_lb.transport.addresses import plain_address
-from hermes_lb.transport.endpoint import SHARE, UNREAD, Endpoint
+from hermes_lb.transport.endpoint import SHARE
 from hermes_lb.transport.kernel import has_news
 
 if TYPE_CHECKING:
@@ -64,30 +64,22 @@ class _Arrived:
         self.trailers = b""
 
 
-class Http2Connection(Endpoint, FramedConnection, Carrier):
+class Http2Connection(FrameIo, FramedConnection, Carrier):
     """`deadline`: of the connection while no exchange runs, or until it has closed.
 
-    A read is parsed in slices, and requests begin a few at a time, so one client has its share of
-    a loop iteration (`run_queue`). A request whose reset came with it begins nothing.
+    Requests begin a few at a time. A request whose reset came with it begins nothing.
     """
 
     __slots__ = (
         "_arrived",
-        "_batch",
         "_counters",
-        "_full",
         "_go_away_at",
-        "_is_dirty",
-        "_is_over",
         "_last_number",
         "_may_refuse",
-        "_rest",
         "_running",
-        "_slow",
         "_socket",
         "_to_reset",
         "codec",
-        "context",
         "deadline",
         "is_closing",
         "peer",
@@ -96,24 +88,19 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
 
     def __init__(self, socket: ClientConnection) -> None:
         """`socket`: the connection so far; its preface has come."""
-        super().__init__()
+        context = socket.context
+        settings = context.settings
+        codec = Codec(most_in_head=settings.most_in_head, most_fields=settings.most_fields)
+        super().__init__(context, codec, _SLICE)
+        self.codec = codec
         self._socket = socket
         self.transport = socket.transport
         self.is_writing_paused = socket.is_writing_paused
         self.peer = socket.peer
-        self.context = context = socket.context
-        self._batch = context.batch
-        settings = context.settings
-        self.codec = Codec(most_in_head=settings.most_in_head, most_fields=settings.most_fields)
         self.streams: dict[int, Http2Stream] = {}
         self._arrived: dict[int, _Arrived] = {}
-        self._rest = bytearray()
         self._running = 0  # requests that are not answered yet
-        self._full: set[Http2Stream] = set()  # have queued more than the high-water mark
-        self._slow: set[Http2Stream] = set()  # and still have after a write
         self._to_reset: set[Http2Stream] = set()  # answered before their requests ended
-        self._is_dirty = False
-        self._is_over = False  # neither side has anything more to say
         self._go_away_at = _NEVER
         self.is_closing = False
         self.deadline = context.clock() + settings.timeouts.request_head
@@ -148,16 +135,6 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
         self._counters.http2_connections -= 1
         self._socket.forget()
 
-    def pause_writing(self) -> None:
-        """The client does not read: nothing more is written, and nothing read from it."""
-        self.is_writing_paused = True
-        self.pause_for(UNREAD)
-
-    def resume_writing(self) -> None:
-        self.is_writing_paused = False
-        self.resume_from(UNREAD)
-        self.has_frames()
-
     # Input.
 
     @property
@@ -167,26 +144,10 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
     def go_on(self) -> None:
         self._batch.request_came(self, b"")
 
-    def process(self, data: bytes) -> None:
-        """Parse a slice, and begin some of the requests in it."""
-        if self._is_over:
-            return
-        rest = self._rest
-        rest += data
-        if rest:
-            part = rest[:_SLICE]
-            del rest[:_SLICE]
-            try:
-                self.codec.receive(part)
-            except BrokenConnection as error:
-                self._has_failed(verdicts.of_failure(str(error)))
-                return
-            self._act()
+    def _proceed(self) -> None:
+        """Begin some of the requests that have come."""
         for number in list(self._arrived)[:_MOST_REQUESTS]:
             self._begin(number, self._arrived.pop(number))
-        self.has_frames()
-        if self.behind:
-            self.context.run_queue.put_off(self)
 
     def _act(self) -> None:
         """Act on what has happened to streams."""
@@ -245,8 +206,8 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
                 stream.left()
             del self.streams[number]
             self._uncount(stream)
-            for some in (self._full, self._slow, self._to_reset):
-                some.discard(stream)
+            self._forget_queue(stream)
+            self._to_reset.discard(stream)
         elif self._arrived.pop(number, None) is None and event.error_code == http2.PROTOCOL_ERROR:
             self._refuse(RequestRefused(400, "HTTP/2: a malformed request"))
         if self.is_closing and not self.streams:
@@ -340,14 +301,6 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
     def date_field(self) -> bytes:
         return self.context.wall_clock.date(self.context.clock())
 
-    def has_frames(self) -> None:
-        if not self._is_dirty:
-            self._is_dirty = True
-            self._batch.frames_wait(self)
-
-    def is_full(self, stream: Http2Stream) -> None:
-        self._full.add(stream)
-
     def reset(self, number: int, code: int) -> None:
         self.codec.reset(number, code)
         self.has_frames()
@@ -365,33 +318,18 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
 
     # Output.
 
-    def write_frames(self) -> None:
-        """Called by the batch before it writes."""
-        self._is_dirty = False
-        data = b""
-        if not self.is_writing_paused:  # else `resume_writing` goes on
-            data = self.codec.take()
-            if data:
-                self._wrote(data)
-            self._act()
+    def _acted(self) -> None:
         for stream in list(self._to_reset):
             if not self.codec.queued(stream.number):  # its END_STREAM has been taken
                 self._to_reset.discard(stream)
                 self.reset(stream.number, http2.NO_ERROR)
-        full, self._full = self._full, set()
-        for stream in full:
-            if stream.slow_down():
-                self._slow.add(stream)
-        for stream in list(self._slow):
-            if stream.written():
-                self._slow.discard(stream)
-        if self.codec.is_over and not self._is_over:
-            if verdict := verdicts.in_frames(data):
-                self._condemned(verdict)
-            self._over()
 
-    def _wrote(self, frames: bytes) -> None:
-        self._batch.writes.append((self.transport, frames))
+    def _frames_are_over(self, last: bytes) -> None:
+        if verdict := verdicts.in_frames(last):
+            self._condemned(verdict)
+        self._over()
+
+    def _taken(self, frames: bytes) -> None:
         if self._may_refuse:
             self._may_refuse = False
             self._counters.http2_refused_streams += verdicts.refused_in(frames)
@@ -403,8 +341,9 @@ class Http2Connection(Endpoint, FramedConnection, Carrier):
         self._counters.http2_goaways[verdict.cause] += 1
         self._refuse(RequestRefused(0, f"HTTP/2: {verdict.text}"))
 
-    def _has_failed(self, verdict: Verdict) -> None:
+    def _broken(self, problem: str) -> None:
         """The same, and the codec writes no GOAWAY."""
+        verdict = verdicts.of_failure(problem)
         self._condemned(verdict)
         frame = verdicts.goaway(self._last_number, verdict.cause)
         self._batch.send(self.transport, frame)

@@ -106,6 +106,7 @@ class SharedConnections(ConnectionPool, Home):
             connection.abort()
             return error
         except asyncio.CancelledError:
+            connection.give_up()
             if connection in context.live.shared:
                 connection.abort()
             raise
@@ -146,7 +147,9 @@ class SharedConnections(ConnectionPool, Home):
 
     def sweep(self, now: float) -> None:
         for connection in list(self._connections):
-            if connection.is_idle and now - connection.idle_since >= self._idle_timeout:
+            if not connection.is_idle:
+                connection.sweep(now)
+            elif now - connection.idle_since >= self._idle_timeout:
                 connection.retire()
             else:
-                connection.sweep(now)
+                self.has_idle(connection)

@@ -69,7 +69,7 @@ class FrameIo(Endpoint, Framed):
         raise NotImplementedError
 
     def _broken(self, problem: str) -> None:
-        """The peer has broken the protocol."""
+        """The peer has broken the protocol; `problem` is the codec's text."""
         raise NotImplementedError
 
     def _proceed(self) -> None:
@@ -96,7 +96,7 @@ class FrameIo(Endpoint, Framed):
             try:
                 self._frames.receive(part)
             except BrokenConnection as error:
-                self._broken(f"HTTP/2: {error}")
+                self._broken(str(error))
                 return
             self._act()
         self._proceed()
@@ -106,9 +106,15 @@ class FrameIo(Endpoint, Framed):
 
     # Output.
 
-    def _end(self) -> None:
-        """Neither side has anything more to say."""
+    def _frames_are_over(self, last: bytes) -> None:
+        """Neither side has anything more to say. `last`: what was taken just now."""
         raise NotImplementedError
+
+    def _taken(self, frames: bytes) -> None:
+        """These frames leave with the next write."""
+
+    def _acted(self) -> None:
+        """Called after a write, before its streams are looked at."""
 
     def pause_writing(self) -> None:
         """The peer does not read: nothing more is written, and nothing read from it."""
@@ -137,10 +143,14 @@ class FrameIo(Endpoint, Framed):
     def write_frames(self) -> None:
         """Called by the batch before it writes."""
         self._is_dirty = False
-        if not self.is_writing_paused:  # else `resume_writing` goes on
-            if data := self._frames.take():
+        data = b""
+        if not (self.is_writing_paused or self._is_over):  # else `resume_writing` goes on
+            data = self._frames.take()
+            if data:
                 self._batch.writes.append((self.transport, data))
+                self._taken(data)
             self._act()
+        self._acted()
         full, self._full = self._full, set()
         for stream in full:
             if stream.slow_down():
@@ -148,5 +158,5 @@ class FrameIo(Endpoint, Framed):
         for stream in list(self._slow):
             if stream.written():
                 self._slow.discard(stream)
-        if self._frames.is_over:
-            self._end()
+        if self._frames.is_over and not self._is_over:
+            self._frames_are_over(data)

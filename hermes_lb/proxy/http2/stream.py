@@ -12,6 +12,7 @@ from hermes_lb.http.body import ChunkedBody
 from hermes_lb.http.sse import chunk
 from hermes_lb.http.trailers import as_fields, last_chunk
 from hermes_lb.proxy.http2.fields import accepts, response_fields
+from hermes_lb.proxy.http2.frame_io import HIGH_WATER, LOW_WATER, Queue
 from hermes_lb.proxy.http2.grpc import error_fields
 from hermes_lb.proxy.http2.tunnel_end import StreamEnd, TunnelStream
 from hermes_lb.proxy.ports import Downstream
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.http2.codec import Codec
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import Peer, TunnelEnd, TunnelSink
-
-# Bytes of a response that wait for the client's window: above the first the server is paused.
-_HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
 
 # By the first letter of a termination: the proxy's limits; else it is the server's end. Never
 # NO_ERROR or CANCEL: a client could take the response for complete.
@@ -52,7 +50,7 @@ class Carrier:
         """Write the codec's frames at the end of this loop iteration."""
         raise NotImplementedError
 
-    def is_full(self, stream: Http2Stream) -> None:
+    def is_full(self, stream: Queue) -> None:
         """It has queued more than it may, unless the next write takes it."""
         raise NotImplementedError
 
@@ -64,7 +62,7 @@ class Carrier:
         raise NotImplementedError
 
 
-class Http2Stream(Downstream, TunnelStream):
+class Http2Stream(Downstream, TunnelStream, Queue):
     """Bytes of the request's body that are not passed on keep their part of the stream's window,
     so a slow server holds back its own stream, and no other.
 
@@ -179,7 +177,7 @@ class Http2Stream(Downstream, TunnelStream):
 
     def slow_down(self) -> bool:
         """Hold the server back, if a write has left more queued than there may be."""
-        if self.is_writing_paused or self.unsent <= _HIGH_WATER:
+        if self.is_writing_paused or self.unsent <= HIGH_WATER:
             return self.is_writing_paused
         self.is_writing_paused = True
         self.peer.frontend.counters.http2_stalls += 1
@@ -191,7 +189,7 @@ class Http2Stream(Downstream, TunnelStream):
 
     def written(self) -> bool:
         """Go on, if what was queued has left."""
-        if self.unsent > _LOW_WATER:
+        if self.unsent > LOW_WATER:
             return False
         self.is_writing_paused = False
         if self.tunnel is not None:
@@ -287,7 +285,7 @@ class Http2Stream(Downstream, TunnelStream):
             return
         codec = self._connection.codec
         codec.send(self.number, data)
-        if not self.is_writing_paused and codec.queued(self.number) > _HIGH_WATER:
+        if not self.is_writing_paused and codec.queued(self.number) > HIGH_WATER:
             self._connection.is_full(self)
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:

@@ -159,8 +159,12 @@ class Http2Upstream(FrameIo, ServerCarrier):
             self.abort()
 
     def abort(self) -> None:
-        self.is_going = self._is_over = True
+        self.give_up()
         self.transport.abort()
+
+    def give_up(self) -> None:
+        """Nothing is read or written any more. A dial that was cancelled has closed it already."""
+        self.is_going = self._is_over = True
 
     # What the event loop calls.
 
@@ -168,8 +172,7 @@ class Http2Upstream(FrameIo, ServerCarrier):
         self.transport = cast("asyncio.Transport", transport)
         tls: Any = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
-            chosen = tls.selected_alpn_protocol() or "nothing"
-            self._not_ready(f'it does not speak HTTP/2: by ALPN it chose {chosen}, not "h2"')
+            self._not_ready("it does not speak HTTP/2: it did not choose h2 by ALPN")
             return
         self.transport.write(self.codec.take())
 
@@ -230,7 +233,9 @@ class Http2Upstream(FrameIo, ServerCarrier):
                 if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.informational(event.headers)
             elif isinstance(event, SettingsReceived):
-                self._most = min(self.codec.most_streams, http2.MOST_STREAMS)
+                before = self._most if self.ready.done() else http2.MOST_STREAMS
+                said = event.settings.get(http2.MAX_CONCURRENT_STREAMS, before)
+                self._most = min(said, http2.MOST_STREAMS)
                 if not self.ready.done():
                     self.ready.set_result(None)
             elif isinstance(event, GoAwayReceived):
@@ -260,8 +265,9 @@ class Http2Upstream(FrameIo, ServerCarrier):
             stream.go_on()
 
     def _broken(self, problem: str) -> None:
-        self._not_ready(f"it does not speak HTTP/2: {problem}")
-        self._all_lost(BadResponse, problem)
+        if not self.ready.done():
+            self._not_ready(f"it does not speak HTTP/2: {problem}")
+        self._all_lost(BadResponse, f"HTTP/2: {problem}")
         self.write_frames()  # says why, and ends
 
     def _all_lost(self, error: type[ServerFailed], reason: str) -> None:
@@ -276,9 +282,9 @@ class Http2Upstream(FrameIo, ServerCarrier):
     # What the streams call.
 
     def begin(self, stream: UpstreamStream, fields: Fields, *, ends: bool) -> int:
-        if not self.codec.can_ask:
-            return 0
         number = self.codec.request(fields, ends=ends)
+        if not number:
+            return 0
         self.streams[number] = stream
         self._has_served = True
         self.has_frames()
@@ -296,8 +302,10 @@ class Http2Upstream(FrameIo, ServerCarrier):
         self.context.live.connection_gone()
         self.has_frames()
 
-    def _end(self) -> None:
-        """The server has gone away, and nothing runs."""
-        if not self._is_over:
-            self._is_over = self.is_going = True
-            self._batch.close(self.transport)
+    def _frames_are_over(self, last: bytes) -> None:
+        """The server has gone away, and nothing runs; or it has broken the protocol."""
+        self._is_over = True
+        if not self.ready.done():
+            self._not_ready("it does not speak HTTP/2")
+        self._all_lost(BadResponse, "it has broken the protocol of HTTP/2")
+        self._batch.close(self.transport)

@@ -1,0 +1,77 @@
+"""A request's head as fields of HTTP/2, and a response's fields as a head. Pure."""
+
+from __future__ import annotations
+
+import pytest
+
+from hermes_lb.errors import InvalidResponse
+from hermes_lb.http.request import CHUNKED
+from hermes_lb.proxy.http2.upstream_fields import as_fields, as_head
+
+OK = (b":status", b"200")
+
+
+@pytest.mark.parametrize(
+    ("head", "pseudo", "fields", "length"),
+    [
+        (b"GET /a?b HTTP/1.1\r\nHost: h:1\r\nX-A: 1", [b"GET", b"/a?b", b"h:1"], {b"x-a": b"1"}, 0),
+        (b"OPTIONS * HTTP/1.1\r\nHost: h", [b"OPTIONS", b"*", b"h"], {}, 0),
+        (b"GET / HTTP/1.1\r\nHost: ", [b"GET", b"/"], {}, 0),
+        (
+            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5",
+            [b"POST", b"/", b"h"], {b"content-length": b"5"}, 5,
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked",
+            [b"POST", b"/", b"h"], {}, CHUNKED,
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: TE\r\nX:  a:b ",
+            [b"GET", b"/", b"h"], {b"te": b"trailers", b"x": b"a:b"}, 0,
+        ),
+    ],
+)  # fmt: skip
+def test_a_request(
+    head: bytes, pseudo: list[bytes], fields: dict[bytes, bytes], length: int
+) -> None:
+    asked = as_fields(head, b"https")
+    names = [b":method", b":path", b":authority"][: len(pseudo)]
+    given = dict(asked.fields)
+    assert [given.pop(name) for name in names] == pseudo
+    assert given.pop(b":scheme") == b"https"
+    assert given == fields
+    assert (asked.length, asked.is_head) == (length, False)
+    assert all(not name.startswith(b":") for name, _ in asked.fields[len(pseudo) + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("fields", "ended", "is_head", "added"),
+    [
+        ([OK], False, False, b"Transfer-Encoding: chunked\r\n"),
+        ([OK], True, False, b"Content-Length: 0\r\n"),
+        ([OK], True, True, b""),
+        ([OK], False, True, b""),
+        ([(b":status", b"204")], True, False, b""),
+        ([(b":status", b"304")], True, False, b""),
+        ([(b":status", b"103")], False, False, b""),
+        ([OK, (b"content-length", b"5")], False, False, b"content-length: 5\r\n"),
+    ],
+)
+def test_a_response(
+    fields: list[tuple[bytes, bytes]], ended: bool, is_head: bool, added: bytes
+) -> None:
+    head = as_head(fields, ended=ended, is_head=is_head)
+    assert head == b"HTTP/1.1 %b \r\n%b\r\n" % (fields[0][1], added)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"connection", b"close"), (b"transfer-encoding", b"chunked"), (b"upgrade", b"h2c"),
+        (b"keep-alive", b"5"), (b"X-A", b"1"), (b"x a", b"1"), (b"x:", b"1"), (b"", b"1"),
+        (b":path", b"/"), (b"x", b"1\r\ny: 2"), (b"x", b"1\n"), (b"x", b"1\0"), (b"x\r\n", b"1"),
+    ],
+)  # fmt: skip
+def test_malformed_fields(field: tuple[bytes, bytes]) -> None:
+    with pytest.raises(InvalidResponse):
+        as_head([OK, field], ended=True, is_head=False)
