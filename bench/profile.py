@@ -52,9 +52,10 @@ class _Sampled(HermesLb):
         upstreams: tuple[int, ...],
         *,
         tls: bool = False,
+        http2: bool = False,
         cores: Sequence[int] = (),
     ) -> Iterator[Running]:
-        with super().running(bench, upstreams, tls=tls, cores=cores) as proxy:
+        with super().running(bench, upstreams, tls=tls, http2=http2, cores=cores) as proxy:
             assert proxy.process is not None
             sampler = subprocess.Popen(
                 [*self._command, "--pid", str(proxy.process.pid)],

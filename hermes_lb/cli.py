@@ -327,6 +327,8 @@ def summary(config: Config) -> list[str]:
     lines = []
     for frontend in config.frontends:
         lines.append(f"frontend {frontend.name}: {', '.join(map(_bind_in_words, frontend.bind))}")
+        if frontend.http2_is_off:
+            lines.append(f"  {frontend.http2_is_off}")
         lines += [f"  {route}" for route in frontend.routes]
         if frontend.routes and frontend.default_backend:
             lines.append(f"  else -> {frontend.default_backend}")

@@ -20,7 +20,7 @@ from hermes_lb.http.fields import REQUEST_FIELDS, HeaderPlans, connections
 from hermes_lb.http.rules import host_names
 from hermes_lb.limits import per_client
 from hermes_lb.observe import combined, httplog, json_log
-from hermes_lb.proxy.http2.fields import is_name
+from hermes_lb.proxy.http2.fields import as_http1, is_name, response_fields
 from tests.support.heads import request, response
 
 Fill = Callable[[int], object]
@@ -99,6 +99,16 @@ def _cacheable(i: int) -> object:
     return cookie._is_cacheable(b"GET", 200, ((b"cache-control", _eight(i) * 3900),))
 
 
+def _http2_requests() -> Fill:
+    get = (b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a")
+    more = tuple((b"x-%d" % n, b"v") for n in range(60))
+    return lambda i: as_http1((*get, (b":path", b"/" + _eight(i)), *more), has_body=False)
+
+
+def _http2_responses() -> Fill:
+    return lambda i: response_fields(200, (b"X-A: %b\r\n" % _eight(i)) * 60)
+
+
 def _address(i: int) -> str:
     return f"2001:db8:1111:2222:{i >> 16:x}:{i & 65535:x}:3333:4444"
 
@@ -111,6 +121,8 @@ FILLED = [
     ("RequestParser: with a length", _heads_with_length, 1100),
     ("RequestParser: varying lines", _varying_lines, 1100),
     ("ResponseParser", _response_heads, 300),
+    ("fields._requests", _http2_requests, 600),
+    ("fields._blocks", _http2_responses, 300),
     ("fields._names", lambda: lambda i: is_name(_eight(i) * 7), 1100),
     ("fields.HeaderPlans", _plans, 1500),
     ("fields.HeaderPlans: short names", _plans_of_short_names, 1500),

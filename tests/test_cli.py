@@ -435,3 +435,15 @@ def test_files_are_written_to_a_directory_and_over_none() -> None:
     result = hermes_lb("files", "--output", "lb.toml/x")
     assert result.exit_code == 1
     assert result.stderr.startswith("hermes-lb: the files can't be written: ")
+
+
+def test_the_summary_says_that_http2_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes_lb.config.frontend.find_spec", lambda name: None)
+    Path("lb.toml").write_text(
+        GOOD.replace(
+            '"127.0.0.1:8080"',
+            '{ address = "127.0.0.1:8443", tls = true }\ntls = { certificate = "a.pem" }',
+        )
+    )
+    lines = summary(load_config("lb.toml"))
+    assert "  HTTP/2 is off: it needs the package ngh2: pip install 'hermes-lb[http2]'" in lines

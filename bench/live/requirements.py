@@ -58,6 +58,18 @@ REQUIREMENTS = (
     *_of_each("SDK POST", "post", "per_second", "haproxy", ">=", 0.80, 0.95, aim=1.1),
     *_of_each("connection per request", "close", "per_second", "haproxy", ">=", 0.9, 1.0, aim=1.1),
     *_of_each("TLS, small GET", "get-tls", "per_second", "haproxy", ">=", 0.70, 0.8, aim=1),
+    *(
+        requirement
+        for title, case in (("HTTP/2, small GET", "get-h2"), ("over TLS", "get-h2-tls"))
+        for requirement in (
+            *_of_each(title, case, "per_second", "haproxy", ">=", 0.6, 0.6, aim=0.9),
+            Requirement(title, case, "per_second", "nginx", ">", 1.0),
+        )
+    ),
+    *_of_each("HTTP/2, CPU per token", "tokens-h2", "cpu_us", "haproxy", "<=", 1.0, 1.0, aim=0.7),
+    *_of_each(
+        "HTTP/2, memory per stream", "tokens-h2", "memory_kb", None, "<=", 8, 8, aim=6, unit="KB"
+    ),
     *_of_each("CPU per token, 300", "tokens-300", "cpu_us", "haproxy", "<=", 1.15, 1.0, aim=0.9),
     *_of_each("CPU per token, 3,000", "tokens-3000", "cpu_us", "haproxy", "<=", 1.15, 1.0, aim=0.9),
     Requirement(

@@ -24,6 +24,8 @@ from hermes_lb.turns.options import TurnOptions
 UNIX_MODE = pattern(r"^0?[0-7]{3}$", 'the permissions of a file in octal, such as "0660"')
 FileName = Annotated[str, Field(min_length=1)]
 
+_NGH2 = "ngh2: pip install 'hermes-lb[http2]'"
+
 
 class Bind(Section):
     """Where a frontend listens, and by which protocols."""
@@ -210,7 +212,7 @@ class Frontend(Section):
     https_port: int = Field(443, ge=1, le=65535)
     trusted_proxies: list[Network | Literal["unix:"]] = Field([])
     trace: bool = False
-    http2: bool = False
+    http2: bool | None = None
     default_backend: Name | None = None
     routes: list[Route] = Field([])
 
@@ -224,8 +226,22 @@ class Frontend(Section):
     @model_validator(mode="after")
     def _has_http2(self) -> Self:
         if self.http2 and find_spec("ngh2") is None:
-            raise ValueError("http2 needs the package ngh2: pip install 'hermes-lb[http2]'")
+            raise ValueError(f"http2 needs the package {_NGH2}")
         return self
+
+    @property
+    def speaks_http2(self) -> bool:
+        """By default with TLS, where it can be."""
+        if self.http2 is None:
+            return self.tls is not None and find_spec("ngh2") is not None
+        return self.http2
+
+    @property
+    def http2_is_off(self) -> str:
+        """Why, if the default is another; "": as configured."""
+        if self.http2 is None and self.tls is not None and not self.speaks_http2:
+            return f"HTTP/2 is off: it needs the package {_NGH2}"
+        return ""
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> Self:

@@ -78,7 +78,7 @@ class Frontend(Entrance):
         logged, and the present ones, or else those files, stay in use. Without them OSError is
         raised, and nothing changes.
         """
-        self._protocols = WITH_HTTP2 if configured.http2 else PROTOCOLS
+        self._protocols = WITH_HTTP2 if configured.speaks_http2 else PROTOCOLS
         if (tls := configured.tls) is not None:
             has_settings = self.certificates is not None and self.certificates.are_of(tls)
             if self._needs_certificates(tls) if tls_files is None else not has_settings:
@@ -86,7 +86,7 @@ class Frontend(Entrance):
         self._configured = configured
         if tls_files is not None:
             self._try_certificates()
-        self.make_http2 = Http2Connection if configured.http2 else None
+        self.make_http2 = Http2Connection if configured.speaks_http2 else None
         self.router = Router(configured, backends)
         self.allows_trace = configured.trace
         self.redirect = Redirect.of(configured.redirect_to_https, configured.https_port)

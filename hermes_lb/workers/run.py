@@ -121,6 +121,9 @@ async def _serve(config: Config, file: Path, loop: str) -> int:
     try:
         for url in supervisor.urls:
             logger.info("listening on %s", url)
+        for frontend in config.frontends:
+            if frontend.http2_is_off:
+                logger.warning("frontend %s: %s", frontend.name, frontend.http2_is_off)
         if supervisor.admin_url:
             logger.info("admin on %s", supervisor.admin_url)
         systemd.notify(systemd.READY)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hermes_lb.config import ConfigError, Frontend, load_config
+from hermes_lb.config import frontend as frontend_module
 from hermes_lb.config.allowed import allowed, node_at
 
 TLS_BIND = {"address": "*:443", "tls": True}
@@ -99,3 +100,33 @@ def test_a_mistake_is_reported_with_what_is_allowed(given: dict[str, Any], probl
 
 def test_a_frontend_that_only_redirects_needs_no_backend() -> None:
     assert frontend(bind="*:80", redirect_to_https=301, default_backend=None).routes == []
+
+
+@pytest.mark.parametrize(
+    ("written", "has_ngh2", "speaks", "says"),
+    [
+        ({"tls": {"certificate": "a.pem"}}, True, True, False),
+        ({"tls": {"certificate": "a.pem"}}, False, False, True),
+        ({"tls": {"certificate": "a.pem"}, "http2": False}, True, False, False),
+        ({"tls": {"certificate": "a.pem"}, "http2": False}, False, False, False),
+        ({"tls": {"certificate": "a.pem"}, "http2": True}, True, True, False),
+        ({}, True, False, False),
+        ({}, False, False, False),
+        ({"http2": True}, True, True, False),
+    ],
+)
+def test_http2_is_on_with_tls_where_it_can_be(
+    written: dict[str, Any], has_ngh2: bool, speaks: bool, says: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(frontend_module, "find_spec", lambda name: has_ngh2 or None)
+    bind = {"address": "127.0.0.1:0", "tls": "tls" in written}
+    made = frontend(bind=bind, **written)
+    assert made.speaks_http2 is speaks
+    assert bool(made.http2_is_off) is says
+
+
+def test_http2_that_is_asked_for_and_can_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontend_module, "find_spec", lambda name: None)
+    [problem] = problems(bind="127.0.0.1:0", http2=True)
+    assert "http2 needs the package ngh2: pip install 'hermes-lb[http2]'" in problem

@@ -342,3 +342,13 @@ async def test_it_is_off_without_the_option(stage: Stage) -> None:
     client = await stage.client(lb)
     await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     assert (await client.read_head()).status == 505
+
+
+async def test_priorities_are_passed_on(stage: Stage) -> None:
+    """RFC 9218, as the field that it is; its frame has no effect."""
+    _, client, origin = await by_hand(stage)
+    number = await client.open("/", ("priority", "u=1, i"))
+    at_origin, request = await origin.accept_request()
+    assert request.head.get("Priority") == "u=1, i"
+    await at_origin.respond(b"fine", "Priority: u=5")
+    assert (await client.answer(number)).get("priority") == "u=5"

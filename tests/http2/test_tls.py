@@ -53,6 +53,13 @@ async def test_others_get_http1(
     assert (await client.ask()).status == 200
 
 
+async def test_it_is_on_by_default_with_tls(stage: Stage, certificate: str) -> None:
+    lb = await stage.balancer(await stage.serving(), frontend=with_tls(certificate))
+    client = await offering(stage, lb, "h2", "http/1.1")
+    assert client.tls.selected_alpn_protocol() == "h2"
+    assert (await Http2Client(client).ask()).status == 200
+
+
 async def test_without_alpn_there_is_no_http2(stage: Stage, certificate: str) -> None:
     lb = await balancer(stage, certificate, http2=True)
     client = await tls_client(stage, lb)

@@ -1,4 +1,5 @@
-"""A real browser: an `EventSource` that loses nothing, and WebSockets that close cleanly."""
+"""A real browser: an `EventSource` that loses nothing, and WebSockets that close cleanly; by HTTP/2
+many of them on one connection."""
 
 from __future__ import annotations
 
@@ -9,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.outside.page_server import BATCH, GOODBYE
+from tests.support.certificates import site
 from tests.support.log_line import log_lines
 from tests.support.needs import needs_package, needs_program
 from tests.support.programs import server_process
+from tests.support.stage import in_flight
+from tests.support.tls import with_tls
 from tests.support.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from hermes_lb import LoadBalancer
     from tests.support.log_line import LogLine
     from tests.support.programs import ServerProcess
     from tests.support.stage import Stage
@@ -38,7 +43,12 @@ async def tab(tmp_path: Path, stage: Stage) -> AsyncIterator[Any]:
             tmp_path / "profile",
             executable_path=CHROMIUM,
             headless=True,
-            args=["--no-sandbox", "--disable-background-networking", "--disable-gpu"],
+            args=[
+                "--no-sandbox",
+                "--disable-background-networking",
+                "--disable-gpu",
+                "--ignore-certificate-errors",
+            ],
             timeout=START_TAKES * 1000,
         )
         try:
@@ -135,3 +145,71 @@ async def test_a_websocket_echoes_and_closes_cleanly(
         assert talked["echoes"] == messages
         assert (talked["code"], talked["reason"]) == ended
         assert talked["wasClean"] is True
+
+
+SOURCES = """many => {
+  window.opened = 0;
+  window.sources = Array.from({ length: many }, (_, n) => new EventSource(`/events?${n}`));
+  for (const source of sources) source.onopen = () => { opened += 1; };
+}"""
+
+
+def over_tls(folder: Path, *, http2: bool) -> dict[str, Any]:
+    return {**with_tls(site(folder, "localhost")), "http2": http2}
+
+
+def at_localhost(lb: LoadBalancer) -> str:
+    return lb.url.replace("127.0.0.1", "localhost")
+
+
+async def test_a_hundred_event_sources_on_one_origin(
+    stage: Stage, tab: Any, tmp_path: Path
+) -> None:
+    """By HTTP/2 all are open, on one connection, and the page still gets answers."""
+    async with server_process("tests.outside.page_server", "agent1", "1") as server:
+        lb = await stage.balancer(server.port, frontend=over_tls(tmp_path, http2=True))
+        await tab.goto(at_localhost(lb))
+        # The page itself needs a stream of the hundred that a connection may have.
+        await tab.evaluate(SOURCES, 99)
+        await tab.wait_for_function("opened === 99")
+        page = await tab.evaluate("fetch('/').then(answer => answer.text())")
+        assert "EventSource" in page
+        await eventually(lambda: in_flight(lb) == [99])
+        [frontend] = lb.observed.frontends.values()
+        assert frontend.http2_streams == 99
+        assert frontend.http2_requests == frontend.requests
+        await tab.evaluate(SOURCES, 1)  # the hundredth
+        await tab.wait_for_function("opened === 1")
+        assert in_flight(lb) == [100]
+
+
+async def test_by_http1_the_seventh_event_source_waits(
+    stage: Stage, tab: Any, tmp_path: Path
+) -> None:
+    """Browsers open six connections to an origin: the reason for HTTP/2."""
+    async with server_process("tests.outside.page_server", "agent1", "1") as server:
+        lb = await stage.balancer(server.port, frontend=over_tls(tmp_path, http2=False))
+        await tab.goto(at_localhost(lb))
+        await tab.evaluate(SOURCES, 100)
+        await tab.wait_for_function("opened === 6")
+        # The next one gets in when another ends, and so do all that follow: one at a time.
+        for open_so_far in range(7, 12):
+            await tab.evaluate("sources.shift().close()")
+            await tab.wait_for_function(f"opened === {open_so_far}")
+            await eventually(lambda: in_flight(lb) == [6])
+
+
+async def test_a_websocket_over_http2(stage: Stage, tab: Any, tmp_path: Path) -> None:
+    """RFC 8441: on the connection that the page came by."""
+    async with server_process("tests.outside.page_server", "agent1", "0") as server:
+        lb = await stage.balancer(server.port, frontend=over_tls(tmp_path, http2=True))
+        await tab.goto(at_localhost(lb))
+        messages = ["gr\u00fc\u00df dich", [0, 1, 254, 255], "", "x" * 300_000]
+        talked = await tab.evaluate("messages => talk(messages, 'goodbye')", messages)
+        assert talked["echoes"] == messages
+        assert (talked["code"], talked["reason"], talked["wasClean"]) == (*GOODBYE, True)
+        [frontend] = lb.observed.frontends.values()
+        assert frontend.http2_connections_total == 1
+        await eventually(lambda: any("GET /ws" in line.request for line in log_lines(tmp_path)))
+        [line] = [line for line in log_lines(tmp_path) if "/ws" in line.request]
+        assert (line.request, line.status) == ("GET /ws HTTP/2.0", 101)  # as the server has it

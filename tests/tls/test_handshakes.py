@@ -153,7 +153,7 @@ async def no_common_cipher(client: Client) -> None:
 
 async def no_common_protocol(client: Client) -> None:
     context = trusting()
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(["h3"])
     with pytest.raises(ssl.SSLError, match=r"(?i)no[ _]application[ _]protocol"):
         await TlsClient(client.sock, context, "a.test").shake_hands()
 

@@ -102,14 +102,6 @@ async def test_tls_1_2_is_spoken_with_forward_secrecy(stage: Stage, certificate:
     assert cipher[0].startswith("ECDHE-ECDSA-")
 
 
-async def test_http_1_1_is_agreed_on(stage: Stage, certificate: str) -> None:
-    lb = await serving(stage, certificate)
-    context = trusting()
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    client = await tls_client(stage, lb, context=context)
-    assert client.tls.selected_alpn_protocol() == "http/1.1"
-
-
 async def test_a_session_is_resumed(stage: Stage, certificate: str) -> None:
     lb = await serving(stage, certificate)
     context = trusting()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.live.cases.first_token import FirstToken
+from bench.live.cases.http2 import Http2Get, Http2TlsGet, Http2Tokens
 from bench.live.cases.processes import Processes
 from bench.live.cases.requests import (
     ConnectionPerRequest,
@@ -34,6 +35,9 @@ CASES: dict[str, Case] = {
         Tokens3000(),
         Turns300(),
         Turns3000(),
+        Http2Get(),
+        Http2TlsGet(),
+        Http2Tokens(),
         FirstToken(),
         WebSocketEcho(),
         Processes(),

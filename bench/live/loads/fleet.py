@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from bench.live.errors import BenchError
 
@@ -19,11 +19,17 @@ TURN = b"X-Hermes-Turn: "
 _BATCH = 250  # connections opened at once, far below any backlog
 
 
+class Client(Protocol):
+    """What a fleet is made of."""
+
+    def close(self) -> None: ...
+
+
 class Fleet:
     """The clients that are open, and what they have counted together."""
 
     def __init__(self) -> None:
-        self.clients: list[FleetClient] = []
+        self.clients: list[Client] = []
         self.messages = 0  # tokens or frames received
         self.reads = 0  # reads they arrived in
         self.started = 0  # clients that have received their first

@@ -49,6 +49,7 @@ class Setup:
     syslog_port: int
     certificate: Certificate | None  # None: plain HTTP. With one: no tickets, see cases.requests
     store: str  # the URL of a Valkey
+    http2: bool = False  # clients may use HTTP/2
 
     def write(self, name: str, text: str) -> Path:
         path = self.directory / name
@@ -67,6 +68,7 @@ class Running:
     port: int
     process: Process | None
     setup: Setup | None
+    http2_port: int = 0  # for clients that begin by HTTP/2
 
 
 class Peer(ABC):
@@ -76,6 +78,7 @@ class Peer(ABC):
     install: ClassVar[str]  # the command that installs it
     has_tls: ClassVar[bool] = True
     has_websocket: ClassVar[bool] = True
+    has_http2: ClassVar[bool] = False
     cases: ClassVar[frozenset[str]] = frozenset()  # the only ones it is there for; empty: all
     python: ClassVar[str | None] = None  # the interpreter that it runs on
     environment: ClassVar[Mapping[str, str] | None] = None  # added to ours
@@ -90,6 +93,10 @@ class Peer(ABC):
     def command(self, setup: Setup) -> list[str]:
         """Write the configuration into `setup.directory`; return the command that runs it."""
 
+    def http2_port(self, setup: Setup) -> int:
+        """Where it takes clients that begin by HTTP/2."""
+        return setup.port
+
     @contextmanager
     def running(
         self,
@@ -97,6 +104,7 @@ class Peer(ABC):
         upstreams: tuple[int, ...],
         *,
         tls: bool = False,
+        http2: bool = False,
         cores: Sequence[int] = (),
     ) -> Iterator[Running]:
         """Start a fresh proxy alone on its core, check its answers, end it with the context.
@@ -113,6 +121,7 @@ class Peer(ABC):
                 syslog_port=bench.syslog_port,
                 certificate=bench.certificate if tls else None,
                 store=bench.upstreams.store,
+                http2=http2,
             )
             command = self.command(setup)
             log = setup.directory / "output.log"
@@ -124,7 +133,7 @@ class Peer(ABC):
                     check_answers(port, tls=tls)
                 except (OSError, BenchError, http.client.HTTPException) as error:
                     raise BenchError(f"{error}\n{process.output()}".strip()) from error
-                yield Running(port, process, setup)
+                yield Running(port, process, setup, self.http2_port(setup))
                 if not process.is_running():
                     raise BenchError(f"died\n{process.output()}")
 

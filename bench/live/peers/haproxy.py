@@ -22,6 +22,7 @@ from bench.live.peers.base import (
 class HAProxy(Peer):
     name = "haproxy"
     install = "apt-get install haproxy"
+    has_http2 = True
 
     def is_installed(self) -> bool:
         return shutil.which("haproxy") is not None
@@ -35,6 +36,8 @@ class HAProxy(Peer):
 
     def command(self, setup: Setup) -> list[str]:
         tls = f" ssl crt {setup.certificate.combined} no-tls-tickets" if setup.certificate else ""
+        if tls and setup.http2:
+            tls += " alpn h2,http/1.1"
         servers = "\n".join(
             f"  server s{number} 127.0.0.1:{port} cookie s{number} check inter 5s rise 2 fall 3"
             for number, port in enumerate(setup.upstreams, 1)

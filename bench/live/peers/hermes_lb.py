@@ -22,6 +22,7 @@ class HermesLb(Peer):
     name = "hermes_lb"
     install = "pip install -e ."
     python = sys.executable
+    has_http2 = True
     workers: ClassVar[int] = 1
     #: More lines of the frontend.
     routes: ClassVar[str] = ""
@@ -71,6 +72,7 @@ format = "httplog"
 [[frontends]]
 name = "bench"
 bind = [{bind}]
+http2 = {str(setup.http2).lower()}
 default_backend = "upstreams"
 {tls}
 {self.routes}

@@ -16,6 +16,7 @@ from bench.live.peers.base import BACKLOG, MAX_CONNECTIONS, Peer, Setup, first_l
 class Nginx(Peer):
     name = "nginx"
     install = "apt-get install nginx"
+    has_http2 = True
 
     def binary(self) -> str | None:
         return shutil.which("nginx")
@@ -25,6 +26,10 @@ class Nginx(Peer):
 
     def version(self) -> str:
         return first_line(self.binary() or "nginx", "-v")
+
+    def http2_port(self, setup: Setup) -> int:
+        """Without TLS one of its own: before 1.25 a port speaks one version."""
+        return setup.port if setup.certificate else setup.admin_port
 
     def command(self, setup: Setup) -> list[str]:
         tls = ""
@@ -37,6 +42,7 @@ class Nginx(Peer):
         servers = "\n".join(
             f"    server 127.0.0.1:{port} max_fails=3 fail_timeout=30s;" for port in setup.upstreams
         )
+        http2 = " http2" if setup.http2 else ""
         here = setup.directory
         config = f"""{"user root;" if os.geteuid() == 0 else ""}
 daemon off;
@@ -63,7 +69,8 @@ http {{
     keepalive_requests 1000000000;
   }}
   server {{
-    listen 127.0.0.1:{setup.port} backlog={BACKLOG}{" ssl" if tls else ""};
+    listen 127.0.0.1:{setup.port} backlog={BACKLOG}{" ssl" if tls else ""}{http2 if tls else ""};
+    {f"listen 127.0.0.1:{setup.admin_port} backlog={BACKLOG}{http2};" if http2 and not tls else ""}
     {tls}
     location / {{
       proxy_pass http://upstreams;

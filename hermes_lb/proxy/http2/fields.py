@@ -48,11 +48,20 @@ class Request:
         self.websocket_key = websocket_key
 
 
-def as_http1(fields: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> Request:
+def as_http1(fields: tuple[tuple[bytes, bytes], ...], *, has_body: bool) -> Request:
     """The head of a request; of an extended CONNECT (RFC 8441), with a key of ours.
 
     Raises Malformed, or RequestRefused for what a client may say and servers must not get.
     """
+    known = _requests.get((has_body, fields))
+    if known is None:
+        known = _as_http1(fields, has_body=has_body)
+        if not known.websocket_key:  # which is another one each time
+            _requests.remember((has_body, fields), len(known.head), known)
+    return known
+
+
+def _as_http1(fields: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> Request:
     pseudo: dict[bytes, bytes] = {}
     lines: list[bytes] = []
     cookies: list[bytes] = []
@@ -118,7 +127,14 @@ def as_http1(fields: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> Reques
 
 def response_fields(status: int, lines: bytes) -> list[tuple[bytes, bytes]]:
     """`lines`: of HTTP/1.1, each with its CRLF."""
-    fields = [(b":status", b"%d" % status)]
+    known = _blocks.get(lines)
+    if known is None:
+        known = _blocks.remember(lines, len(lines), _fields(lines))
+    return [(b":status", b"%d" % status), *known]
+
+
+def _fields(lines: bytes) -> list[tuple[bytes, bytes]]:
+    fields = []
     for line in lines.split(b"\r\n"):
         name, colon, value = line.partition(b":")
         if colon and (lower := name.lower()) not in OF_ONE_HOP:
@@ -151,3 +167,9 @@ def is_name(name: bytes) -> bool:
 
 
 _names: BoundedCache[bytes, bool] = BoundedCache(most=1024, longest=64)
+# A client repeats its requests; HPACK has made them small, and they are as long as ever here.
+_requests: BoundedCache[tuple[bool, tuple[tuple[bytes, bytes], ...]], Request] = BoundedCache(
+    most=512, longest=1024
+)
+# Blocks of responses: a server's recur, for a second at least, in which Date is the same.
+_blocks: BoundedCache[bytes, list[tuple[bytes, bytes]]] = BoundedCache(most=256, longest=1024)
