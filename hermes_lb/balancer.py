@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from hermes_lb.config import load_config
-from hermes_lb.config.changes import describe_changes, refuse_fixed
+from hermes_lb.config.changes import describe_changes, hold_back, refuse_fixed
 from hermes_lb.control.admin import AdminServer
 from hermes_lb.control.operator import NotPossible, find_server, store_url
 from hermes_lb.control.runtime_states import RuntimeStates
@@ -273,14 +273,14 @@ class LoadBalancer:
         """Apply another configuration without disturbing requests in flight.
 
         Returns the changes, as text. Raises ConfigError or OSError without a change. An embedded
-        balancer can change everything but `admin` and `process`.
+        balancer can change everything but `process`, and changes of `admin` wait for a restart.
         """
         upkeep = self.observed.upkeep
         async with self._reloading:
             try:
-                new = load_config(config)
+                new, waiting = hold_back(self.config, load_config(config))
                 refuse_fixed(self.config, new, str(self._file) if self._file else None)
-                changes = describe_changes(self.config, new)
+                changes = describe_changes(self.config, new) + waiting
                 await self._start_store(new)
                 await self._resolver.reconfigure(new.backends)
                 await self._plane.reconfigure(self._resolved(new))

@@ -177,10 +177,14 @@ def check(context: typer.Context, config: ConfigOption = None) -> None:
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors."""
-    from hermes_lb.config.allowed import json_schema
+    """Print the JSON Schema of the configuration, for editors.
 
-    print(json.dumps(json_schema(), indent=2))
+    Beside a configuration: hermes-lb schema > hermes-lb.schema.json
+    """
+    from hermes_lb.config.editor_schema import editor_schema
+
+    reference = path_of("reference.toml").read_text(encoding="utf-8")
+    print(json.dumps(editor_schema(reference), indent=2))
 
 
 _NAME = typer.Argument(metavar="NAME", help="Which one; without it: a list of them.")

@@ -100,9 +100,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
         if _is_by_http2(item):
-            if item.get_closest_marker("http1_only"):  # the mark of a row, not of the whole test
+            # The mark of a row, not of the whole test; and no stream is "behind" another one.
+            if item.get_closest_marker("http1_only") or _way(item) == "followed":
                 continue
-            if _is_repeated_later(item):
+            if item.path.relative_to(_HERE).parts[0] in _REPEATED_LATER or _way(item) == "bytewise":
                 item.add_marker("other_version")
         if _is_on_the_other_loop(item):
             item.add_marker("other_loop")
@@ -141,12 +142,11 @@ def _is_by_http2(item: pytest.Item) -> bool:
     return callspec is not None and callspec.params.get("http") == "2"
 
 
-def _is_repeated_later(item: pytest.Item) -> bool:
-    """Also the ways in which bytes of HTTP/1.1 come."""
-    if item.path.relative_to(_HERE).parts[0] in _REPEATED_LATER:
-        return True
-    way = item.callspec.params.get("way")  # type: ignore[attr-defined]
-    return getattr(way, "value", "whole") in ("bytewise", "followed")
+def _way(item: pytest.Item) -> str:
+    """In which the bytes of hostile input come: `tests.support.hostile.Way`."""
+    callspec = getattr(item, "callspec", None)
+    way = None if callspec is None else callspec.params.get("way")
+    return str(getattr(way, "value", ""))
 
 
 def _is_a_property_test(item: pytest.Item) -> bool:

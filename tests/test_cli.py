@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 GOOD = (ROOT / "configs/minimal.toml").read_text()
 BAD = GOOD.replace("default_backend", "default_bakend").replace("127.0.0.1:8002", "127.0.0.1")
 PROBLEMS = [
-    'lb.toml:4: frontends[0].default_bakend: unknown key; did you mean "default_backend"?',
-    'lb.toml:7: backends.agents.servers[1].address: "127.0.0.1" is not allowed; write "host:port" '
+    'lb.toml:5: frontends[0].default_bakend: unknown key; did you mean "default_backend"?',
+    'lb.toml:8: backends.agents.servers[1].address: "127.0.0.1" is not allowed; write "host:port" '
     'with a port from 0 to 65535, such as "10.0.1.10:8000" or "[::1]:8000"',
 ]
 
@@ -252,6 +252,34 @@ def test_check_finds_a_log_that_cannot_be_opened(log: str, why: str) -> None:
     assert why in result.stderr
 
 
+def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
+    Path("folder").mkdir()
+    for name in ("one", "two"):
+        Path(f"folder/{name}.pem").write_text("no certificate")
+    files = ["main.pem", "folder/one.pem", "folder/two.pem", "site.pem", "ca.pem", "own.pem"]
+    files += ["admin.pem", "no.token", "missing/access.log"]
+    Path("lb.toml").write_text(
+        """
+        admin = { tls = { certificate = "admin.pem", key = "admin.key" }, token_file = "no.token" }
+        log = { access = "missing/access.log" }
+        [[frontends]]
+        name = "public"
+        bind = { address = "127.0.0.1:0", tls = true }
+        default_backend = "agents"
+        tls = { certificate = "main.pem", certificates = [
+            { certificate = "folder" }, { certificate = "site.pem" } ] }
+        [backends.agents]
+        servers = [{ name = "a", address = "a.test:1" }]
+        tls = { ca = "ca.pem", certificate = "own.pem" }
+        """
+    )
+    result = hermes_lb("check", "--config", "lb.toml")
+    assert result.exit_code == 1
+    lines = result.stderr.splitlines()
+    assert [name for name in files if sum(name in line for line in lines) != 1] == []
+    assert len(lines) == len(files)
+
+
 def test_an_admin_listener_that_is_off_needs_no_files() -> None:
     Path("lb.toml").write_text('[admin]\nenabled = false\ntoken_file = "no.token"\n' + GOOD)
     assert hermes_lb("check", "--config", "lb.toml").exit_code == 0
@@ -267,7 +295,9 @@ def test_a_missing_file_is_one_line(words: tuple[str, ...], served: Served) -> N
 def test_schema_is_json_for_editors() -> None:
     result = hermes_lb("schema")
     assert result.exit_code == 0
-    assert {"frontends", "backends"} < set(json.loads(result.stdout)["properties"])
+    schema = json.loads(result.stdout)
+    assert {"frontends", "backends"} < set(schema["properties"])
+    assert schema["$defs"]["Server"]["properties"]["weight"]["description"]
 
 
 def test_demo_gets_its_options(served: Served) -> None:

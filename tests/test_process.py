@@ -150,6 +150,15 @@ async def test_a_low_limit_of_open_files_is_reported(stage: Stage, tmp_path: Pat
     assert "5000" in line
 
 
+async def test_a_low_limit_is_no_warning_for_who_has_chosen_nothing(
+    stage: Stage, tmp_path: Path
+) -> None:
+    more = "[process]\nworkers = 1\n"
+    async with process(tmp_path, stage.nobody(), more=more, before="ulimit -n 300") as running:
+        await until_it_listens(running)
+    assert "ulimit" not in running.said
+
+
 async def test_a_soft_limit_that_can_be_raised_is_raised(stage: Stage, tmp_path: Path) -> None:
     async with process(
         tmp_path,

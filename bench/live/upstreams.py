@@ -31,6 +31,7 @@ class Upstreams:
     tokens: tuple[int, ...]  # event streams and WebSockets (token_server)
     small_server: str  # what serves `small`, for the record
     store: str  # the URL of a Valkey; empty where there is none
+    store_server: Process | None
     processes: tuple[Process, ...]
 
 
@@ -42,10 +43,11 @@ def running_upstreams(directory: Path, core: int) -> Iterator[Upstreams]:
         command = python_module("bench.live.token_server", *map(str, tokens))
         streamer = stack.enter_context(Process(command, core=core, log=directory / "tokens.log"))
         _wait_for_port(streamer, tokens[-1])
-        url, *keeper = _start_store(directory, core, stack)
+        url, keeper = _start_store(directory, core, stack)
+        others = (streamer,) if keeper is None else (streamer, keeper)
         if (nginx := shutil.which("nginx")) is None:
             served_by = "bench.live.token_server (nginx is missing)"
-            yield Upstreams(tokens, tokens, served_by, url, (streamer, *keeper))
+            yield Upstreams(tokens, tokens, served_by, url, keeper, others)
             return
         small = tuple(free_ports(SERVERS))
         config = directory / "upstream-nginx.conf"
@@ -53,14 +55,14 @@ def running_upstreams(directory: Path, core: int) -> Iterator[Upstreams]:
         command = [nginx, "-p", str(directory), "-c", str(config)]
         server = stack.enter_context(Process(command, core=core, log=directory / "nginx.log"))
         _wait_for_port(server, small[-1])
-        yield Upstreams(small, tokens, "nginx, one process", url, (streamer, *keeper, server))
+        yield Upstreams(small, tokens, "nginx, one process", url, keeper, (*others, server))
 
 
-def _start_store(directory: Path, core: int, stack: ExitStack) -> tuple[str] | tuple[str, Process]:
+def _start_store(directory: Path, core: int, stack: ExitStack) -> tuple[str, Process | None]:
     try:
         path = find_server().path
     except RedisServerError:
-        return ("",)
+        return "", None
     [port] = free_ports(1)
     words = ["--bind", "127.0.0.1", "--port", str(port), "--save", ""]
     store = stack.enter_context(

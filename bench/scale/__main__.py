@@ -1,5 +1,5 @@
-"""`python -m bench.scale`: live streams up to the limit of descriptors, and a pool of 10,000
-servers. Under four minutes; two cores.
+"""`python -m bench.scale`: live streams up to the limit of descriptors, plain and as turns, and a
+pool of 10,000 servers. Five minutes; two cores.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _STREAMS = {
     "opened_per_second": ("opened, 1/s", 0),
     "memory_kb": ("KB each", 2),
     "cpu_us": ("CPU, µs a token", 1),
+    "store_us": ("the store's", 1),
     "delivered": ("delivered", 3),
     "lag_p990_ms": ("lag p99, ms", 1),
     "lag_p999_ms": ("lag p99.9, ms", 1),
@@ -49,7 +50,7 @@ _STREAMS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
-    parser.add_argument("--only", choices=("streams", "servers"), help="one part")
+    parser.add_argument("--only", choices=("streams", "turns", "servers"), help="one part")
     parser.add_argument("--compiled", action="store_true", help="streams of the compiled build")
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args()
@@ -66,11 +67,13 @@ def main() -> int:
         console.print(f"[dim]{step}[/]", highlight=False)
 
     with exit_on_error(console), running_bench(0) as bench:
-        if options.only != "servers":
+        if options.only in (None, "streams"):
             found["curve"] = streams.curve(build, bench, progress)
             found["two_processes"] = streams.two_processes(build, bench, progress)
             found["full_collection"] = streams.full_collection(bench, progress)
-        if options.only != "streams":
+        if options.only in (None, "turns"):
+            found["turns"] = streams.turns(bench, progress)
+        if options.only in (None, "servers"):
             found["picks"] = servers.picks(progress)
             found["checks"] = servers.checks_and_scrape(bench, progress)
     console.print(f"\n[bold]{machine['cpu']}[/], {machine['cores']} cores; {machine['build']}")
@@ -94,6 +97,8 @@ def _print(console: Console, found: dict[str, Any]) -> None:
             f"asked <= {MOST_KB:g}: {'yes' if is_met else 'NO'}"
         )
         console.print(f"a full collection: {found['full_collection']['collection_ms']:.1f} ms")
+    if "turns" in found:
+        console.print(_table("Turns; the last row in two processes", found["turns"]))
     if "picks" in found:
         figures = ", ".join(f"{name} {ns / 1e3:.1f}" for name, ns in found["picks"].items())
         console.print(f"a pick among {servers.COUNT:,} servers, µs: {figures}")

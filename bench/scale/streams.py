@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, cast
 
 import uvloop
 
-from bench.live.cases.tokens import live_streams, measure_tokens
+from bench.live.cases.tokens import LiveStreams, live_streams, measure_tokens
 from bench.live.errors import BenchError
-from bench.live.peers.hermes_lb import HermesLb, HermesLbEmbedded
+from bench.live.peers.hermes_lb import HermesLb, HermesLbEmbedded, HermesLbTurns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     from bench.live.bench import Bench
     from bench.live.peers.base import Running
@@ -29,6 +30,8 @@ COUNTS = (100, 300, 1_000, 3_000, MOST)
 # Of two workers. The kernel spreads connections by a hash of addresses: with a standard deviation
 # of 69, so that neither reaches 9,950.
 TWO_PROCESSES = 19_000
+# Streams that are turns, and the balancer's worker processes for them.
+TURNS = ((MOST, 1), (10_000, 2))
 _TOKENS_PER_SECOND = 9_900  # of all streams together
 _LONG = 20.0  # s: 1,000 measurements of the loop's lag, for its p99.9
 _SHORT = 4.0
@@ -39,7 +42,7 @@ _COLLECTED = re.compile(r"collected in ([0-9.]+) ms")
 
 
 def _crowded(build: type[HermesLb], workers: int = 1) -> HermesLb:
-    options = {"sections": _NO_LIMIT, "workers": workers}
+    options = {"sections": build.sections + _NO_LIMIT, "workers": workers}
     return cast("HermesLb", type("Crowded", (build,), options)())
 
 
@@ -59,6 +62,16 @@ def two_processes(build: type[HermesLb], bench: Bench, progress: Callable[[str],
     return _measure(_crowded(build, workers=2), TWO_PROCESSES, bench, is_last=True)
 
 
+def turns(bench: Bench, progress: Callable[[str], None]) -> list[Figures]:
+    """Live streams that are turns, with the CPU of their store."""
+    rows = []
+    for count, workers in TURNS:
+        progress(f"{count:,} turns, worker processes: {workers}")
+        peer = _crowded(HermesLbTurns, workers)
+        rows.append(_measure(peer, count, bench, is_last=True, kind="bare", is_keyed=True))
+    return rows
+
+
 def full_collection(bench: Bench, progress: Callable[[str], None]) -> Figures:
     """The longest pause that the garbage collector can make: everything, with MOST live streams."""
     progress(f"a full collection with {MOST:,} streams")
@@ -66,19 +79,35 @@ def full_collection(bench: Bench, progress: Callable[[str], None]) -> Figures:
         return uvloop.run(_collect(proxy))
 
 
-def _measure(peer: HermesLb, count: int, bench: Bench, *, is_last: bool) -> Figures:
+def _measure(
+    peer: HermesLb,
+    count: int,
+    bench: Bench,
+    *,
+    is_last: bool,
+    kind: str = "stream",
+    is_keyed: bool = False,
+) -> Figures:
+    """`kind`, `is_keyed`: as of `live_streams`."""
     with peer.running(bench, bench.upstreams.tokens) as proxy:
-        return uvloop.run(_observe(proxy, peer, count, bench, is_last))
+        rate = _TOKENS_PER_SECOND / count
+        live = live_streams(proxy, count, rate, kind, is_keyed=is_keyed)
+        return uvloop.run(_observe(live, peer, bench, is_last))
 
 
 async def _observe(
-    proxy: Running, peer: HermesLb, count: int, bench: Bench, is_last: bool
+    opened: AbstractAsyncContextManager[LiveStreams], peer: HermesLb, bench: Bench, is_last: bool
 ) -> Figures:
-    assert proxy.process is not None
-    async with live_streams(proxy, count, _TOKENS_PER_SECOND / count) as live:
+    async with opened as live:
+        proxy, count, store = live.proxy, len(live.fleet.clients), bench.upstreams.store_server
+        assert proxy.process is not None
         figures: Figures = {"streams": count, "opened_per_second": live.opened_per_second}
         before = lags(await _metrics(proxy))
+        received, stored_ns = live.fleet.messages, store.cpu_ns() if store is not None else 0
         figures |= await measure_tokens(live, bench, _LONG if is_last else _SHORT)
+        if store is not None and figures["turns"]:
+            used = (store.cpu_ns() - stored_ns) / 1e3
+            figures["store_us"] = used / (live.fleet.messages - received)
         if is_last:
             metrics = await _metrics(proxy)
             worst, after = worst_lag(metrics), lags(metrics)

@@ -315,22 +315,14 @@ class CookieAffinity:
         too, unless the server's own was preserved (`preserves`). `value`: of `dated`, for cookies
         with dates.
         """
-        plan, status = head.plan, head.status
-        if not self._nocache:
-            is_private = False
-        elif plan.cache_fields:
+        is_private = False
+        if self._nocache:
             is_safe = method in _CACHEABLE_METHODS  # of a method nothing else matters
             known = head.storable.get(is_safe)
             if known is None:
-                known = self.makes_private(method, status, head.cache_fields())
+                known = self.makes_private(method, head.status, head.cache_fields())
                 head.storable[is_safe] = known
             is_private = known
-        else:  # the same, if there are no such fields
-            is_private = (
-                plan.has_validator
-                and status in _CACHEABLE_STATUSES
-                and method in _CACHEABLE_METHODS
-            )
         if value is not None:
             private = b"Cache-Control: private\r\n" if is_private else b""
             return b"Set-Cookie: %b\r\n%b" % (value, private)

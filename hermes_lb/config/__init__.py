@@ -5,7 +5,8 @@ source       a file's bytes -> its tables; `lines`: on which line a key stands
 environment  `${NAME}` in its strings
 models       the whole; its sections are in process, frontend (with match) and backend
 references   names that must exist, or be distinct; routes out of reach
-explain      pydantic's errors in words for people; `allowed`: what a key accepts
+explain      pydantic's errors in words for people; `allowed`: what a key accepts;
+             `editor_schema`: that for editors, with a description for each key
 changes      what differs between two configurations
 resolved     names of servers at the addresses of a host name
 token        the admin listener's token; `admin_tls`: its TLS

@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from hermes_lb.config.models import Config
     from hermes_lb.options.problems import KeyPath
 
-# What only a restart can change; everything else changes in place.
+# What only a restart can change; `[admin]` waits for it, and everything else changes in place.
 _FIXED = {
     ("process", "workers"): "the number of processes",
     ("process", "state_file"): "the state file",
     ("process", "reload_on_change"): "whether it reloads by itself",
-    ("admin",): "the admin listener",
     ("store",): "the store of turns",
 }
 
@@ -36,6 +35,12 @@ def refuse_fixed(
     ]
     if problems:
         raise ConfigError(problems, source)
+
+
+def hold_back(old: Config, new: Config, *, instead: str = "restart") -> tuple[Config, list[str]]:
+    """`new` with the admin listener of `old`, and what waits for that reason, as text."""
+    held = new.model_copy(update={"admin": old.admin})
+    return held, [f"{line} (waits for: {instead})" for line in describe_changes(held, new)]
 
 
 def describe_changes(old: Config, new: Config) -> list[str]:

@@ -133,9 +133,14 @@ class Route(Section):
 
     def __str__(self) -> str:
         """`agent.example.com/api/*, POST -> agents`."""
+        return f"{self.conditions} -> {self.backend}"
+
+    @property
+    def conditions(self) -> str:
+        """All that it asks of a request: `agent.example.com/api/*, POST`."""
         path = self.path or (f"{self.path_prefix}*" if self.path_prefix else "")
         asked = [f"{self.host or ''}{path}", f"{self.match or ''}"]
-        return f"{', '.join(filter(None, asked)) or '*'} -> {self.backend}"
+        return ", ".join(filter(None, asked)) or "*"
 
     @field_validator("host")
     @classmethod

@@ -66,6 +66,10 @@ class Operator(Protocol):
         """The counters; `observed.refresh()` updates them."""
 
     @property
+    def config(self) -> Config:
+        """The configuration in use."""
+
+    @property
     def recent(self) -> Recent:
         """The last requests that ended abnormally."""
 

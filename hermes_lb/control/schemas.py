@@ -178,7 +178,15 @@ SCHEMAS: dict[str, Schema] = {
         open_files=COUNT, max_files=COUNT, log_lines_dropped=COUNT,
         loop_lag_p99=SECONDS, loop_lag_worst=SECONDS,
     ),
-    "Frontend": table(name=TEXT, **_shown(FrontendCounters), refused=COUNT),
+    "Frontend": table(
+        name=TEXT, **_shown(FrontendCounters), refused=COUNT, routes=array(ref("Route"))
+    ),
+    "Route": table(
+        conditions=said(TEXT, "all that it asks of a request; the first route that fits wins"),
+        backend=TEXT,
+        turns=said(FLAG, "its requests are turns: docs/turn-gateway.md"),
+        resume=said(FLAG, "its streams continue at another server"),
+    ),
     "Certificate": table(
         frontend=said(TEXT, "<ADMIN>: the admin listener"), file=TEXT,
         names=said(array(TEXT), "DNS names in it; may be none"), not_after=TIME,

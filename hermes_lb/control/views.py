@@ -15,6 +15,7 @@ from hermes_lb.observe.termination import PHASE, WHO
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server
+    from hermes_lb.config import Frontend
     from hermes_lb.control.history import History
     from hermes_lb.control.operator import Operator
     from hermes_lb.observe.observed import Observed, ProcessView
@@ -25,6 +26,7 @@ def describe_status(operator: Operator) -> dict[str, Any]:
     """The balancer as a whole, and each backend in a line."""
     observed, now = operator.observed, operator.now()
     upkeep = observed.upkeep
+    routes = {one.name: _describe_routes(one) for one in operator.config.frontends}
     return {
         "version": version(),
         "python": platform.python_version(),
@@ -40,12 +42,30 @@ def describe_status(operator: Operator) -> dict[str, Any]:
                 "name": name,
                 **counters.shown(),
                 "refused": sum(counters.refused.values()),
+                "routes": routes.get(name, []),  # none: it is no longer configured
             }
             for name, counters in observed.frontends.items()
         ],
         "certificates": [one._asdict() for one in observed.certificates()],
         "backends": describe_backends(observed, now),
     }
+
+
+def _describe_routes(frontend: Frontend) -> list[dict[str, Any]]:
+    """In the order in which they are compared; the default backend is the last one."""
+    found = [
+        {
+            "conditions": route.conditions,
+            "backend": route.backend,
+            "turns": route.turns is not None,
+            "resume": route.resume,
+        }
+        for route in frontend.routes
+    ]
+    if frontend.default_backend is not None:
+        default = {"conditions": "*", "backend": frontend.default_backend}
+        found.append({**default, "turns": False, "resume": False})
+    return found
 
 
 def _describe_process(process: ProcessView) -> dict[str, Any]:

@@ -125,6 +125,16 @@ def status(answer: Row) -> Iterable[Table | Text]:
     )  # fmt: skip
     yield Text()
     yield Table(
+        ["ROUTE", "BACKEND", "STREAMS"],
+        [
+            (f"{f['name']}: {printable(r['conditions'])}", r["backend"], _streams(r))
+            for f in answer["frontends"]
+            for r in f["routes"]
+        ],
+        less=["STREAMS"],
+    )
+    yield Text()
+    yield Table(
         ["PROCESS", ">PID", ">UP", ">CONNECTIONS", ">FILES", ">LOOP LAG P99", ">WORST"],
         [
             (f"{p['number']}{' (draining)' if p['is_draining'] else ''}", str(p["pid"]),
@@ -135,6 +145,11 @@ def status(answer: Row) -> Iterable[Table | Text]:
         ],
         less=["WORST", "FILES", "UP", "LOOP LAG P99"],
     )  # fmt: skip
+
+
+def _streams(route: Row) -> str:
+    """What protects the streams of a route: "turns, resume"."""
+    return ", ".join(each for each in ("turns", "resume") if route[each])
 
 
 def servers(rows: Iterable[Row]) -> Iterable[Table]:

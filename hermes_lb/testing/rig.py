@@ -7,6 +7,7 @@ import traceback
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
+from hermes_lb.options.problems import ConfigError
 from hermes_lb.testing.balancer import WatchedBalancer, config_for
 from hermes_lb.testing.servers import Server
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from _pytest._code import ExceptionInfo
     from aiohttp import web
 
     from hermes_lb.config import Config
@@ -89,10 +91,14 @@ class Rig:
 
         Raises ConfigError if the configuration is invalid.
         """
+        __tracebackhide__ = _is_of_the_test  # pytest
         self._check_loop()
         if config is not None and (servers or options):
             raise TypeError("a whole config has its own servers and options")
-        lb = WatchedBalancer(config_for(*servers, **options) if config is None else config)
+        try:
+            lb = WatchedBalancer(config_for(*servers, **options) if config is None else config)
+        except ConfigError as error:  # the caller's mistake: not in the frames of this package
+            raise error.with_traceback(None) from None
         self._balancers.append(lb)
         return await self._running_balancers.enter_async_context(lb)
 
@@ -113,6 +119,10 @@ class Rig:
                 "the fixture and the test run in different event loops: "
                 "give them one loop scope (asyncio_default_fixture_loop_scope of pytest-asyncio)"
             )
+
+
+def _is_of_the_test(caught: ExceptionInfo[BaseException]) -> bool:
+    return caught.errisinstance(ConfigError)
 
 
 def _name(number: int) -> str:

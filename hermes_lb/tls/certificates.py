@@ -354,6 +354,28 @@ def check_certificates(configured: config.Config) -> dict[str, TlsFiles]:
     }
 
 
+def certificate_problems(configured: config.Tls, frontend: str) -> Iterator[OSError]:
+    """Each certificate that can't be used, where `Certificates` raises the first error."""
+    seen: set[str | None] = set()
+    for one in _one_by_one(configured):
+        try:
+            Certificates(one, frontend)
+        except OSError as error:
+            if error.strerror not in seen:  # such as that of client_ca, which all have
+                seen.add(error.strerror)
+                yield error
+
+
+def _one_by_one(configured: config.Tls) -> Iterator[config.Tls]:
+    """The same settings with one certificate each, those of a directory too."""
+    for given in _given(configured):
+        folder = None if given.key else TlsFiles(configured).in_folder(Path(given.certificate))
+        for path in folder or [Path(given.certificate)]:
+            yield configured.model_copy(
+                update={"certificate": str(path), "key": given.key, "certificates": []}
+            )
+
+
 def _given(configured: config.Tls) -> list[config.Tls | config.Certificate]:
     return [configured, *configured.certificates]
 

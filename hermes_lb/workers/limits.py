@@ -38,7 +38,7 @@ def within_limits(config: Config, workers: int) -> Config:
 def raise_limit(config: Config, workers: int) -> None:
     """Raise the limit of open files to what each worker may need, or log what it allows.
 
-    Workers inherit the limit.
+    Workers inherit the limit. No warning if it is too low for the default only.
     """
     asked = config.process.max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -46,7 +46,7 @@ def raise_limit(config: Config, workers: int) -> None:
     if soft < needed and soft < hard:
         soft = min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft < needed:
+    if soft < needed and "max_connections" in config.process.model_fields_set:
         possible = within_limits(config, workers).process.max_connections * workers
         logger.warning(
             "the limit of open files (ulimit -n) is %d, which is enough for %d connections and not "

@@ -7,7 +7,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.config import Config, load_config
-from hermes_lb.config.changes import describe_changes, refuse_fixed
+from hermes_lb.config.changes import describe_changes, hold_back, refuse_fixed
 from hermes_lb.listen import check_files
 from hermes_lb.observe.sinks import try_sink
 
@@ -32,9 +32,9 @@ async def accepted(file: Path, before: Config, layout: Layout) -> Accepted:
 
     Raises ConfigError with every problem, OSError, or ValueError if there are too few rows.
     """
-    new = _load(file)
+    new, waiting = hold_back(before, _load(file), instead="upgrade or restart")
     refuse_fixed(before, new, str(file), instead="upgrade or restart")
-    changes = describe_changes(before, new)
+    changes = describe_changes(before, new) + waiting
     files = check_files(new)
     layout.check(new)
     if new.log != before.log:

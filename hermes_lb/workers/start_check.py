@@ -15,24 +15,25 @@ from hermes_lb.observe.sinks import check_sink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hermes_lb.config import Config
+    from hermes_lb.config import Config, ConfigError
 
 
 def start_problems(configured: Config) -> Iterator[OSError | ValueError]:
     """Each error as the start would raise it, with a one-line message. May take a while."""
-    for check in (_check_tls, _check_log, _check_token, _check_admin_tls, _check_store):
+    yield from _tls_problems(configured)
+    for check in (_check_log, _check_token, _check_admin_tls, _check_store):
         try:
             check(configured)
         except (OSError, ValueError) as error:
             yield error
 
 
-def _check_tls(configured: Config) -> None:
+def _tls_problems(configured: Config) -> Iterator[OSError | ConfigError]:
     backends = configured.backends.values()
     if any(one.tls for one in configured.frontends) or any(one.tls for one in backends):
-        from hermes_lb.listen.files import check_files  # loads the data path: only if needed
+        from hermes_lb.listen.files import file_problems  # loads the data path: only if needed
 
-        check_files(configured)
+        yield from file_problems(configured)
 
 
 def _check_log(configured: Config) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_lb.config import Config, ConfigError
-from hermes_lb.config.changes import describe_changes, refuse_fixed
+from hermes_lb.config.changes import describe_changes, hold_back, refuse_fixed
 from tests.support.examples import examples
 
 SERVERS = [{"name": "a", "address": "10.0.0.1:80"}, {"name": "b", "address": "10.0.0.2:80"}]
@@ -213,8 +213,6 @@ def test_the_password_for_redis_is_not_shown():
     [
         ("process", {"workers": 2}, "process.workers: the number of processes"),
         ("process", {"state_file": "/s"}, "process.state_file: the state file"),
-        ("admin", {"bind": "127.0.0.1:1"}, "admin: the admin listener"),
-        ("admin", {"token": "0123456789abcdef"}, "admin: the admin listener"),
     ],
 )
 def test_what_is_decided_at_the_start_is_refused(section: str, new: Any, line: str):
@@ -226,14 +224,25 @@ def test_what_is_decided_at_the_start_is_refused(section: str, new: Any, line: s
 
 
 def test_all_that_is_refused_is_reported_at_once():
-    new = config(process={"workers": 2, "state_file": "/s"}, admin={"enabled": False})
+    new = config(process={"workers": 2, "state_file": "/s"})
     with pytest.raises(ConfigError) as caught:
         refuse_fixed(config(), new)
     assert [problem.key for problem in caught.value.problems] == [
-        "admin",
         "process.state_file",
         "process.workers",
     ]
+
+
+def test_the_admin_listener_waits_and_the_rest_is_applied():
+    new = config(timeouts={"queue": 1}, admin={"bind": "127.0.0.1:1", "token": "0123456789abcdef"})
+    held, waiting = hold_back(config(), new, instead="upgrade or restart")
+    refuse_fixed(config(), held)
+    assert (held.admin, held.timeouts.queue) == (config().admin, 1.0)
+    assert waiting == [
+        "admin.token: changed (waits for: upgrade or restart)",
+        'admin.bind: "127.0.0.1:9900" -> "127.0.0.1:1" (waits for: upgrade or restart)',
+    ]
+    assert hold_back(new, new) == (new, [])
 
 
 def test_everything_else_may_change():

@@ -170,7 +170,7 @@ async def test_certificates_are_shown_and_those_that_expire_soon_stand_out(chrom
         styles = [
             await row.locator("span").first.get_attribute("class") for row in await rows.all()
         ]
-        assert styles == ["alarm", "alarm", "quiet"]
+        assert styles == ["alarm", "alarm", None]
         await rows.first.get_by_text("has expired").wait_for()
 
 
@@ -439,6 +439,32 @@ async def test_with_a_token_it_asks_for_it_and_keeps_it_in_the_tab(chromium: Any
         assert kept == [0, "", tab.client.url + "/"]
         await tab.page.get_by_role("button", name="Sign out").click()
         await tab.page.get_by_role("dialog", name="Sign in").wait_for()
+
+
+async def test_signed_out_it_claims_nothing(chromium: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with showing(chromium, token=TOKEN) as tab:
+        claims = tab.page.get_by_text("No server has changed its state")
+        await tab.page.get_by_label("Token").wait_for()
+        await claims.wait_for(state="hidden")
+        assert await tab.page.locator("main").inner_text() == ""
+        await tab.page.get_by_label("Token").fill(TOKEN)
+        await tab.confirm("Sign in")
+        await claims.wait_for()
+        await tab.page.evaluate("sessionStorage.setItem('hermes_lb.token', 'x'.repeat(20))")
+        monkeypatch.setattr(api, "_EVERY", 3600.0)  # so it connects again
+        await tab.page.get_by_role("dialog", name="Sign in").wait_for()
+        assert await tab.page.locator("main").inner_text() == ""
+
+
+async def test_what_is_stale_is_grey(chromium: Any) -> None:
+    async with showing(chromium) as tab:
+        await tab.shows("agent1", "up")
+        grey = "getComputedStyle(document.querySelector('main')).filter"
+        assert await tab.page.evaluate(grey) == "none"
+        await tab.client.admin.stop()
+        await tab.page.locator("#connection[data-state=lost]").wait_for()
+        assert await tab.page.evaluate(grey) == "grayscale(1)"
+        await tab.shows("agent1", "up")
 
 
 COLOURS = """[getComputedStyle(document.body).backgroundColor,

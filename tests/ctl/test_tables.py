@@ -97,6 +97,9 @@ def test_the_status_breaks_no_word(operator: FakeOperator, width: int) -> None:
     status = views.describe_status(operator)
     words = " ".join(shown(width, *tables.status(status))).split()
     assert {"BACKEND", "agents", "FRONTEND", "public", "PROCESS", "4711"} <= set(words)
+    assert {"ROUTE", "/v1/*,", "POST"} <= set(words)
+    if width >= 80:
+        assert {"turns,", "resume"} <= set(words)
 
 
 def test_what_fits_nowhere_is_folded_and_not_lost() -> None:

@@ -111,6 +111,7 @@ async def test_an_early_answer_ends_the_upload(stage: Stage, wire: bytes, more: 
     assert in_flight(lb) == [0]
 
 
+@pytest.mark.http1_only("its window holds it back: tests/http2/test_requests.py")
 @pytest.mark.parametrize(("wire", "more"), UPLOADS)
 async def test_an_upload_stops_with_the_head_of_an_early_refusal(
     stage: Stage, wire: bytes, more: bytes

@@ -13,6 +13,8 @@ from tests.support.stage import FIRST_THEN_SECOND
 if TYPE_CHECKING:
     from tests.support.stage import Stage
 
+pytestmark = pytest.mark.http1_only("bytes are compared: tests/http2/test_trailers.py")
+
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
 SENT = (
     b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nContent-Length: 7\r\nSet-Cookie: a=b\r\nGrpc-Status: 0\r\n\r\n"

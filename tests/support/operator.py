@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import aiohttp
 
 from hermes_lb.backends import FrontendCounters, Pool
-from hermes_lb.config import Admin, Backend
+from hermes_lb.config import Admin, Backend, load_config
 from hermes_lb.control.admin import AdminServer
 from hermes_lb.control.operator import NotPossible, Session, find_server
 from hermes_lb.observe.observed import Observed, ProcessView
@@ -26,6 +26,27 @@ if TYPE_CHECKING:
 TOKEN = "open-sesame-0123456789"
 
 
+_CONFIG: dict[str, Any] = {
+    "frontends": [
+        {
+            "name": "public",
+            "bind": "127.0.0.1:0",
+            "default_backend": "agents",
+            "routes": [
+                {
+                    "path_prefix": "/v1/",
+                    "match": {"method": ["POST"]},
+                    "backend": "agents",
+                    "resume": True,
+                    "turns": {},
+                }
+            ],
+        }
+    ],
+    "backends": {"agents": {"servers": [{"name": "agent1", "address": "127.0.0.1:1"}]}},
+}
+
+
 class FakeOperator:
     """Real pools without traffic. `reload_answer` and `upgrade_answer` are given or raised."""
 
@@ -38,6 +59,7 @@ class FakeOperator:
             self.pools, {"public": self.frontend}, self.processes,
             certificates=lambda: self.certificates,
         )  # fmt: skip
+        self.config = load_config(_CONFIG)
         self.recent = Recent()
         self.is_draining = False
         self.missing_processes: Literal["none", "some", "all"] = "none"

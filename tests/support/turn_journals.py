@@ -113,9 +113,11 @@ class _Owned(OwnedJournal):
         entry.end = end
         return entry.kept()
 
-    async def settle(self) -> None:
+    async def leave(self) -> str:
         if self._entry.nonce != self._nonce:
             raise Fenced
+        self._entry.nonce = "left"
+        return "left"
 
     async def notify(self) -> None:
         pass

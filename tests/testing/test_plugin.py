@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,6 +105,23 @@ def test_it_works_in_parallel(suite: pytest.Pytester) -> None:
     source.write_text(source.read_text().replace("(load_balancer,", "(n, load_balancer,"))
     outcome = suite.runpytest_subprocess(*ARGUMENTS, "-n", "2", "--asyncio-mode=auto")
     outcome.assert_outcomes(passed=6)
+
+
+def test_a_mistake_in_a_configuration_is_shown_where_the_test_made_it(
+    suite: pytest.Pytester,
+) -> None:
+    suite.makepyfile(
+        """
+        async def test_it(load_balancer):
+            await load_balancer("127.0.0.1:1", balance="round_robbin")
+        """
+    )
+    outcome = suite.runpytest_subprocess(*ARGUMENTS, "--asyncio-mode=auto")
+    outcome.assert_outcomes(failed=1)
+    outcome.stdout.fnmatch_lines(["*round_robbin*did you mean*"])
+    frames = [line for line in outcome.outlines if re.match(r"\S+\.py:\d+: ", line)]
+    assert len(frames) == 1, frames
+    assert frames[0].startswith("test_")
 
 
 def test_it_can_be_turned_off(suite: pytest.Pytester) -> None:

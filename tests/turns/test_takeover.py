@@ -9,7 +9,8 @@ import pytest
 
 from hermes_lb.turns.ports import JOINED, Fenced
 from hermes_lb.turns.states import CANCELLING, DONE, LOST, RUNNING
-from tests.support.turn_fleet import new_principal, own, read_all, record_of
+from hermes_lb.turns.store.owned_turn import StoredOwnedTurn
+from tests.support.turn_fleet import ValkeyFleet, new_principal, own, read_all, record_of
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -133,6 +134,19 @@ async def test_its_old_owner_writes_no_more(fleet: TurnFleet) -> None:
     record = await record_of(other, claim, turn.id)
     assert (record.state, record.head, record.last) == (RUNNING, HEAD, 0)
     await taken.owned.done()
+
+
+async def test_an_owner_that_has_left_does_not_renew_its_turn(valkey_url: str) -> None:
+    """It may be looking at it in the same moment."""
+    fleet = ValkeyFleet(valkey_url)
+    store, other = await fleet.at(0), await fleet.at(1)
+    claim = fleet.claim(key="k")
+    turn = await resumable(store, claim)
+    assert isinstance(turn, StoredOwnedTurn)
+    await turn.orphan()
+    await turn.look()
+    await orphaned(fleet, other, claim, turn.id)
+    await fleet.close()
 
 
 @pytest.mark.parametrize("why", ["lives", "foreign", "no path", "no head"])

@@ -335,6 +335,22 @@ async def test_an_upgrade_that_is_refused_leaves_no_listener_open(
         assert list(supervisor._handover.listening.groups) == before
 
 
+async def test_a_reload_applies_all_but_the_admin_listener_and_says_so(
+    tmp_path: Path, started: list[FakeChild]
+) -> None:
+    more = '[[frontends]]\nname = "more"\nbind = "127.0.0.1:0"\ndefault_backend = "agents"\n'
+    async with supervising(write(tmp_path)) as supervisor:
+        write(tmp_path, admin='token = "0123456789abcdef"', frontends=more)
+        for _ in range(2):  # it still waits
+            assert (await supervisor.reload())[-2:] == [
+                "admin.enabled: false -> true (waits for: upgrade or restart)",
+                "admin.token: changed (waits for: upgrade or restart)",
+            ]
+            assert [frontend.name for frontend in supervisor.config.frontends][-1] == "more"
+            assert not supervisor.config.admin.enabled
+        assert supervisor.observed.upkeep.reloads == 2
+
+
 async def test_a_reload_gives_each_worker_the_sockets_that_it_does_not_have(
     tmp_path: Path, started: list[FakeChild]
 ) -> None:

@@ -3,7 +3,15 @@
 import { Refused, get, listen, send, token } from "./api.js";
 import { confirm, signIn } from "./dialogs.js";
 import { duration, keepOnly, keyed, setAttribute, setText } from "./format.js";
-import { Log, Tiles, abortRow, changeRow, showCertificates, showProcesses } from "./lists.js";
+import {
+  Log,
+  Tiles,
+  abortRow,
+  changeRow,
+  showCertificates,
+  showProcesses,
+  showRoutes,
+} from "./lists.js";
 import { BackendCard } from "./servers.js";
 import { Store } from "./store.js";
 
@@ -32,6 +40,7 @@ function show() {
   tiles.show(newest);
   showProcesses(by("processes"), status.processes, time);
   showCertificates(by("certificates-card"), by("certificates"), status.certificates, time);
+  showRoutes(by("routes"), status.frontends);
   const names = status.backends.map((backend) => backend.name);
   keepOnly(cards, names);
   keyed(by("backends"), names, (name) => {
@@ -63,6 +72,7 @@ async function fetchNews() {
 
 async function take(moment) {
   newest = moment;
+  setAttribute(by("main"), "data-known", "");
   store.add(moment);
   showSoon();
   if (store.span !== "5m" && moment.time - store.loadedAt >= HOUR_EVERY) await loadPast();
@@ -109,6 +119,7 @@ async function follow() {
       if (!(error instanceof Refused)) throw error;
       if (error.status === 401) {
         connection("lost", "signed out");
+        setAttribute(by("main"), "data-known", null); // nothing is claimed to strangers
         await signIn(() => get("status"));
         continue;
       }

@@ -47,6 +47,19 @@ export class Tiles {
   }
 }
 
+/** What each frontend asks of a request, in the order in which it is compared. */
+export function showRoutes(parent, frontends) {
+  const rows = frontends.flatMap((f) => f.routes.map((route) => ({ ...route, frontend: f.name })));
+  keyed(parent, rows.map((row, n) => `${row.frontend}-${n}`), () =>
+    make("li", {}, make("b", {}), make("span", { class: "quiet" })));
+  rows.forEach((row, n) => {
+    const [conditions, details] = parent.children[n].children;
+    setText(conditions, `${row.frontend}: ${row.conditions}`);
+    const streams = ["turns", "resume"].filter((name) => row[name]);
+    setText(details, [`→ ${row.backend}`, ...streams].join(" · "));
+  });
+}
+
 export function showProcesses(parent, processes, now) {
   keyed(parent, processes.map((process) => `${process.number}-${process.pid}`), () =>
     make("li", {}, make("b", {}), make("span", { class: "state" }), make("span", { class: "quiet" })));
@@ -77,7 +90,7 @@ export function showCertificates(card, parent, certificates, now) {
     const left = one.not_after - now;
     setText(name, one.names.join(", ") || one.file);
     setText(expiry, left <= 0 ? "has expired" : `expires in ${duration(left)}`);
-    setAttribute(expiry, "class", left < EXPIRES_NOW ? "alarm" : left < EXPIRES_SOON ? "notable" : "quiet");
+    setAttribute(expiry, "class", left < EXPIRES_NOW ? "alarm" : left < EXPIRES_SOON ? "notable" : null);
     setText(details, `${one.frontend} · ${new Date(1000 * one.not_after).toISOString().slice(0, 10)} · ${one.file}`);
   });
 }

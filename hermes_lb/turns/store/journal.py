@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.ports import HIGH_WATER, Fenced, StoreAway
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.writer import Writer
 
 _FINISH: Final = script("finish")
+_FENCE_OFF: Final = script("fence_off")
 _FOLLOWED: Final = script("followed")
 
 # Seconds for which it may have more, before the journal is given up to here (rule 47); bytes at
@@ -134,7 +136,8 @@ class StoredJournal(OwnedJournal):
         self._outbox.clear()
         self.unacknowledged = 0
         self._writer.forget(self)
-        self._wake()
+        if self._empty is not None:
+            self._empty.set()
         if self._refused is not None:
             self._refused()
 
@@ -155,11 +158,14 @@ class StoredJournal(OwnedJournal):
                 self._outbox.lose_behind(-2 - reply, self._last)
                 self._writer.add(self)
 
-    async def settle(self) -> None:
+    async def leave(self) -> str:
         await self._all_acknowledged()
         if self.is_refused:
             raise Fenced
         self._writer.forget(self)
+        args = (token_hex(16), self._writer.publish, self._nonce)
+        nonce, _ = await self._writer.client.run(_FENCE_OFF, self.keys, args)
+        return str(nonce.decode())
 
     async def notify(self) -> None:
         with suppress(StoreAway):  # they look by themselves
@@ -185,7 +191,8 @@ class StoredJournal(OwnedJournal):
         if pending:
             data = pending if isinstance(pending, bytes) else b"".join(pending)
             self._outbox.put(self._cut_at, self._last, data)
-            self._drop_pending()
+            self._cut_at = self._last
+            self._pending = b""
 
     def _drop_pending(self) -> None:
         self._cut_at = self._last
@@ -210,15 +217,7 @@ class StoredJournal(OwnedJournal):
         if self._drained is not None:
             self._drained()
 
-    def _wake(self) -> None:
-        if self._empty is not None:
-            self._empty.set()
-
     # Called by the writer.
-
-    @property
-    def packed_terms(self) -> bytes:
-        return self.terms.packed[self.is_stream]
 
     def unsent(self) -> list[OutBatch]:
         """The batches to send now; for each of them, one of the next two is called."""
@@ -235,7 +234,16 @@ class StoredJournal(OwnedJournal):
         if reply >= 0:
             batch = outbox.acknowledged(now)
             if batch is not None:
-                self._has_acknowledged(batch, reply)
+                _, last, data = batch
+                if last > self._settled:
+                    self._settled = last
+                    self.unacknowledged -= len(data)
+                if reply:
+                    self.is_trimmed = True
+                if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
+                    self._drain()
+                if self._empty is not None and not outbox:
+                    self._empty.set()
         elif reply == -1:
             self.refuse()
             outbox.failed()
@@ -251,18 +259,6 @@ class StoredJournal(OwnedJournal):
 
     def tidy(self, now: float) -> None:
         self._outbox.tidy(now)
-
-    def _has_acknowledged(self, batch: OutBatch, begins: int) -> None:
-        if begins:
-            self.is_trimmed = True
-        _, last, data = batch
-        if last > self._settled:
-            self._settled = last
-            self.unacknowledged -= len(data)
-        if self._slow_since and self.unacknowledged <= HIGH_WATER // 2:
-            self._drain()
-        if not self._outbox:
-            self._wake()
 
     def _repeat(self) -> None:
         if self._outbox.is_to_repeat and not self.is_refused:

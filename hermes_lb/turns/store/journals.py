@@ -33,8 +33,9 @@ class OwnedJournal(Journal):
         StoreAway."""
         raise NotImplementedError
 
-    async def settle(self) -> None:
-        """Write what is left, and no end: another process goes on. Raises Fenced, StoreAway."""
+    async def leave(self) -> str:
+        """Write what is left, and no end: another process goes on, with the returned nonce. It may
+        be repeated. Raises Fenced, StoreAway."""
         raise NotImplementedError
 
     async def notify(self) -> None:

@@ -39,8 +39,8 @@ class Lane:
 
     def put(self, journal: StoredJournal) -> None:
         """Send what it has with the next `flush`."""
+        terms = journal.terms.packed[journal.is_stream]
         for batch in journal.unsent():
-            terms = journal.packed_terms
             command = self._open.get(terms)
             if command is None:
                 command = AppendCommand(terms)

@@ -121,8 +121,8 @@ class StoredOwnedTurn(OwnedTurn):
 
     async def orphan(self) -> None:
         async def orphan() -> None:
-            await self.journal.settle()
-            await self._control.orphan(self.name, self._incarnation(), self.name.nonce)
+            nonce = await self.journal.leave()
+            await self._control.orphan(self.name, self._incarnation(), nonce)
             await self.journal.notify()
 
         await self._finish(orphan)

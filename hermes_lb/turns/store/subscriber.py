@@ -45,7 +45,7 @@ class Channel:
     __slots__ = ("callbacks", "confirmed", "has_missed", "link")
 
     def __init__(self) -> None:
-        self.callbacks: list[Callable[[bytes], None]] = []
+        self.callbacks: dict[Callable[[bytes], None], None] = {}  # in order
         self.confirmed = asyncio.Event()
         self.has_missed = False
         self.link: SubscriberLink | None = None
@@ -102,7 +102,7 @@ class Subscriber:
         if channel is None:
             channel = self._channels[name] = Channel()
             self._place(name)
-        channel.callbacks.append(callback)
+        channel.callbacks[callback] = None
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await channel.confirmed.wait()
@@ -112,7 +112,7 @@ class Subscriber:
         channel = self._channels.get(name)
         if channel is None or callback not in channel.callbacks:
             return
-        channel.callbacks.remove(callback)
+        del channel.callbacks[callback]
         if not channel.callbacks:
             del self._channels[name]
             self._homeless.pop(name, None)

@@ -305,9 +305,12 @@ async def test_a_fence_wakes_followers(
 ) -> None:
     monkeypatch.setattr("hermes_lb.turns.store.reading._LOOK", 3600.0)
     turn = Turn(written)
-    turn.append()
     follower = turn.follow(written)
     read = tasks.spawn(follower.read(), name="follower")
+    channels = written.subscriber._channels
+    # It listens, so that it waits for a notification behind the event.
+    await until(lambda: channels and all(each.confirmed.is_set() for each in channels.values()))
+    turn.append()
     await until(lambda: follower.after == 1 and follower.reading._is_at_end)  # type: ignore[attr-defined]
     turn.state = LOST
     await written.fence_off(turn.id, "another")
