@@ -52,7 +52,7 @@ class NewTraces:
 
     def start(self, head: RequestHead) -> None:
         at = self._at
-        if at == len(self._digits):  # for many at once: a third of the time
+        if at == len(self._digits):  # for many at once, which is cheaper
             self._digits = hexlify(self._rng.randbytes(_PAIRS * _PAIR // 2))
             at = 0
         self._at = at + _PAIR

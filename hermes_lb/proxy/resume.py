@@ -116,6 +116,7 @@ def stream_rules(route: config.Route) -> StreamRules | None:
             may_detach=leaves != "abort",
             linger=linger,
             keep_alive=route.sse_keep_alive,
+            takeover=route.resume_timeout if route.resume else None,
         )
     if not (route.resume or route.sse_keep_alive or leaves != "abort" or turns is not None):
         return None

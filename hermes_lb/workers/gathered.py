@@ -90,7 +90,7 @@ class Gathered:
         frontends: Mapping[str, FrontendCounters],
         rows: Mapping[str, int],
     ) -> None:
-        """Update all totals. Some 15 us a server, 0.1 ms if its counters have changed."""
+        """Update all totals. Some 15 us a server, 0.13 ms if its counters have changed."""
         regions = [self._memory.regions[number] for number in sorted(self._numbers)]
         for name, pool in pools.items():
             row = rows[name]
@@ -118,7 +118,9 @@ class Gathered:
         if self._seen.get(row) == brief:
             return
         counted = self._read(row, counters.WIDTH)
-        counters.load(add_up([self._base.get(row, [0.0] * counters.WIDTH), *counted]))
+        if row in self._base or not counted:
+            counted.append(self._base.get(row, [0.0] * counters.WIDTH))
+        counters.load(add_up(counted))
         self._seen[row] = brief
 
     def _read(self, row: int, width: int) -> list[Sequence[float]]:

@@ -283,6 +283,15 @@ class TestMakesPrivate:
     def test_never_without_nocache(self):
         assert not affinity(nocache=False)[0].makes_private(b"GET", 200, [ETAG])
 
+    def test_a_head_that_answers_several_methods(self):
+        """It is decided for each of them, in whatever order they come."""
+        cookies, [server, *_] = affinity()
+        for methods in ([b"GET", b"POST", b"HEAD"], [b"POST", b"GET"]):
+            head = ResponseParser(100).parse(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=9\r\n\r\n")
+            for method in methods * 2:
+                is_private = b"private" in cookies.inserted(server, method, head)
+                assert is_private is (method != b"POST")
+
 
 class TestLetters:
     def test_request(self):

@@ -136,3 +136,18 @@ def test_a_state_is_green_only_if_a_check_has_said_so(
     _, described = views.describe_servers(operator.observed, operator.now())
     state = tables.state(described)
     assert (state.plain, state.style) == ("up", "green" if checked else "bright_black")
+
+
+def test_top_shows_the_time_that_turns_take(operator: FakeOperator) -> None:
+    history = History(operator.observed.pools)
+    now = operator.now()
+    list(history.sample(now, time.time()))
+    counters = operator.server("agent2").counters
+    for _ in range(100):
+        counters.responses[2] += 1
+        counters.at_once.observe(31.0)
+    list(history.sample(now + 1.0, time.time()))
+    lines = shown(200, top.view(views.describe_moment(operator, history, time.time())))
+    for name in ("agents ", "agent2 "):
+        [line] = [line for line in lines if line.strip().startswith(name)]
+        assert line.split()[-8:] == ["31.3", "s"] * 4

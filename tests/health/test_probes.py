@@ -147,7 +147,7 @@ def test_a_new_kind_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -> No
     probes = tmp_path / "hermes_lb/health/probes"
     (probes / "banner.py").write_text(BANNER)
     registry = probes / "registry.py"
-    text = registry.read_text().replace("TcpProbe}", 'TcpProbe, "banner": BannerProbe}')
+    text = registry.read_text().replace("GrpcProbe}", 'GrpcProbe, "banner": BannerProbe}')
     line = "from hermes_lb.health.probes.banner import BannerProbe\n"
     registry.write_text(text.replace("\nif TYPE", f"{line}\nif TYPE"))
 

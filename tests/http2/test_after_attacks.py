@@ -30,6 +30,10 @@ ACK = frame(4, 1, 0)
 MOST_GROWTH = 3_000_000
 
 
+def batched(frames: list[bytes], size: int) -> list[list[bytes]]:
+    return [frames[i : i + size] for i in range(0, len(frames), size)]
+
+
 class Attack(NamedTuple):
     """`ends`: the cause that is counted when the connection ends; empty: it goes on."""
 
@@ -43,14 +47,14 @@ def resets(*, behind: int) -> list[bytes]:
     return [
         head_frame(n, HOLD, ends=True)
         + (frame(3, 0, n - 2 * behind, cancel) if n > 2 * behind else b"")
-        for n in range(1, 4001, 2)
+        for n in range(1, 2001, 2)
     ]
 
 
 def made_resets() -> list[bytes]:
     fields = [*POST, (b"content-length", b"1")]
     return [
-        head_frame(n, fields, ends=False) + frame(0, 0, n, b"xx") for n in range(1, 8001, 2)
+        head_frame(n, fields, ends=False) + frame(0, 0, n, b"xx") for n in range(1, 6001, 2)
     ]  # fmt: skip
 
 
@@ -63,15 +67,15 @@ ATTACKS = {
     "resets of requests at a server": Attack(resets(behind=30), "rapid_reset"),
     "made you reset (CVE-2025-8671)": Attack(made_resets(), "glitches"),
     "malformed requests": Attack(
-        [head_frame(n, [*GET, (b"connection", b"x")], ends=True) for n in range(1, 8001, 2)],
+        [head_frame(n, [*GET, (b"connection", b"x")], ends=True) for n in range(1, 6001, 2)],
         "glitches",
     ),
     "CONTINUATION (CVE-2024-27316)": Attack(
         [frame(1, 1, 1, b"\x82") + frame(9, 0, 1, b"\x84") * 20], "continuations"
     ),
     "an HPACK bomb": Attack([frame(1, 5, 1, BOMB)], "header_list"),
-    "PING (CVE-2019-9512)": Attack([frame(6, 0, 0, bytes(8)) * 500] * 20, ""),
-    "SETTINGS (CVE-2019-9515)": Attack([SETTINGS * 500] * 20, ""),
+    "PING (CVE-2019-9512)": Attack([frame(6, 0, 0, bytes(8))] * 5000, ""),
+    "SETTINGS (CVE-2019-9515)": Attack([SETTINGS] * 5000, ""),
     "empty DATA (CVE-2019-9518)": Attack([OPEN, frame(0, 0, 1) * 3000], "glitches"),
     "PRIORITY": Attack([OPEN, frame(2, 0, 1, b"\0\0\0\3\7") * 3000], "glitches"),
     "PRIORITY_UPDATE": Attack([OPEN, frame(16, 0, 0, b"\0\0\0\1u=1") * 3000], "glitches"),
@@ -95,8 +99,8 @@ async def stays(connection: AtOrigin, message: Message) -> None:
 async def attacked(client: Client, attack: Attack) -> None:
     with suppress(OSError, Ended):
         await client.send(PREFACE + SETTINGS + ACK)
-        for part in attack.frames:
-            await client.send(part)
+        for part in batched(attack.frames, 50):
+            await client.send(b"".join(part))
             await turns(1)
         if attack.ends:
             await client.read_until_cut()

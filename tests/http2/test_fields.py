@@ -78,6 +78,7 @@ MALFORMED: dict[str, Fields] = {
     "a name above ASCII": [*GET, (b"\xe9", b"y")],
     "an empty name": [*GET, (b"", b"y")],
     "a pseudo-header field behind another": [*GET[:3], (b"x", b"y"), GET[3]],
+    "a pseudo-header field behind a cookie": [*GET[:3], (b"cookie", b"a=b"), GET[3]],
     "a pseudo-header field twice": [*GET, (b":path", b"/b")],
     "an unknown pseudo-header field": [*GET, (b":status", b"200")],
     "no method": changed(b":method", None),

@@ -325,11 +325,12 @@ class Http2Connection(FrameIo, FramedConnection, Carrier):
                 self.reset(stream.number, http2.NO_ERROR)
 
     def _frames_are_over(self, last: bytes) -> None:
-        if verdict := verdicts.in_frames(last):
-            self._condemned(verdict)
         self._over()
 
     def _taken(self, frames: bytes) -> None:
+        # Not only of the last frames: the codec may be over at the next write, without any.
+        if verdicts.GOAWAY_HEAD in frames and (verdict := verdicts.in_frames(frames)):
+            self._condemned(verdict)
         if self._may_refuse:
             self._may_refuse = False
             self._counters.http2_refused_streams += verdicts.refused_in(frames)

@@ -66,13 +66,14 @@ def _as_http1(fields: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> Reque
     lines: list[bytes] = []
     cookies: list[bytes] = []
     hosts: list[bytes] = []
-    has_length = False
+    has_fields = has_length = False
     for name, value, *_ in fields:
         if name[:1] == b":":
-            if lines or name in pseudo or not _PSEUDO(value):
+            if has_fields or name in pseudo or not _PSEUDO(value):
                 raise Malformed("pseudo-header fields")
             pseudo[name] = value
             continue
+        has_fields = True
         if name in OF_ONE_HOP or (name == b"te" and value.lower() != b"trailers"):
             raise Malformed("a field of one hop")
         if not is_name(name) or has_forbidden_bytes(value):

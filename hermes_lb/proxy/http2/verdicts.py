@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _HEADER_SIZE: Final = 9
 _RST_STREAM: Final = 3
 _GOAWAY: Final = 7
+#: In each GOAWAY frame: its type, no flags, no stream.
+GOAWAY_HEAD: Final = bytes((_GOAWAY, 0, 0, 0, 0, 0))
 
 # By its error code: libnghttp2 has one each for its limits of resets and of odd frames.
 _CAUSES = {INTERNAL_ERROR: RAPID_RESET, ENHANCE_YOUR_CALM: GLITCHES}

@@ -18,6 +18,7 @@ from hermes_lb.proxy.turns.problems import (
     turn_cancelled,
 )
 from hermes_lb.turns import states
+from hermes_lb.turns.ports import Trimmed
 
 if TYPE_CHECKING:
     from hermes_lb.proxy.ports import ResponseSink
@@ -49,6 +50,8 @@ async def follow(
     if not record.head:
         raise _ended_without_head(record)
     place = Place(gate.gateway.store, record, gate.context.tasks)
+    if record.resume_path and rules.takeover is not None:
+        place.ahead = rules.takeover  # its owner may be dead, and the backend sends it again
     try:
         await place.open(last_event_id)
         if record.state in states.ENDED and not await place.has_more():
@@ -56,8 +59,10 @@ async def follow(
             if is_answered:
                 place.close()
                 return
-    except BaseException:
+    except BaseException as error:
         place.close()
+        if isinstance(error, Trimmed):  # it came late: `open` waits for it only for a moment
+            raise result_not_kept(record.id) from None
         raise
     _replay(gate, record, place, rules, is_joined=is_joined)
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from hermes_lb.tasks import Tasks
     from hermes_lb.turns.ports import Batch, Reading, Record, TurnStore
 
-# Seconds. A client may have an event that its owner has not journaled yet, or never will.
-_AHEAD: Final = 2.0
+#: Seconds. A client may have an event that its owner has not journaled yet, or never will.
+AHEAD: Final = 2.0
 # Seconds that the first batch of a journal is waited for before the head is sent: if the journal
 # is trimmed, the answer is a 410 and not a cut.
 _FIRST: Final = 0.05
@@ -25,7 +25,8 @@ _FIRST: Final = 0.05
 class Place:
     """`await open()`, then `next` until it gives an End. `close` it.
 
-    `after`: the number of the last event that the client has.
+    `after`: the number of the last event that the client has. `ahead`: seconds for which an event
+    is waited for that the client has and the journal does not; by default `AHEAD`.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Place:
         "_store",
         "_tasks",
         "after",
+        "ahead",
     )
 
     def __init__(self, store: TurnStore, record: Record, tasks: Tasks) -> None:
@@ -48,6 +50,7 @@ class Place:
         self._got: Sequence[Batch] | End | None = None  # received, and not yet given
         self._failed: Trimmed | StoreAway | None = None
         self.after = 0
+        self.ahead = AHEAD
 
     def _follow(self, after: int) -> None:
         self.close()
@@ -153,7 +156,7 @@ class Place:
         """Behind event `number`, which the journal has or will have soon."""
         self._follow(number - 1)
         try:
-            got = await self._peek(_AHEAD)
+            got = await self._peek(self.ahead)
             if got is None or isinstance(got, End):
                 raise self._unknown()
         except Trimmed:  # of the event itself nothing is needed
@@ -169,7 +172,7 @@ class Place:
         assert self._reading is not None
         found = 0
         try:
-            async with asyncio.timeout(_AHEAD):
+            async with asyncio.timeout(self.ahead):
                 while not found:
                     got = await self._reading.next()
                     if isinstance(got, End):

@@ -46,6 +46,7 @@ class TurnRules:
         "repeats_lost",
         "session_required",
         "settle",
+        "takeover",
         "waits",
     )
 
@@ -57,8 +58,13 @@ class TurnRules:
         may_detach: bool,
         linger: float | None = None,
         keep_alive: float | None = None,
+        takeover: float | None = None,
     ) -> None:
-        """`linger`: another one than that of the options. `keep_alive`: the `sse_keep_alive`."""
+        """`linger`: another one than that of the options. `keep_alive`: the `sse_keep_alive`.
+
+        `takeover`: seconds within which another server goes on; None: its backend can't.
+        """
+        self.takeover = takeover
         self.principals = PrincipalFinder(backend, options.principal)
         self.find_key: Callable[[bytes], bytes] | None = None
         if options.idempotency != "off":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 APPEND: Final = script("append")
 
 # Batches of one command, and bytes after which it gets no more. The store does nothing else while
-# it executes one: half a millisecond.
+# it executes one: less than a millisecond.
 _MOST_BATCHES: Final = 64
 _MOST_BYTES: Final = 256 * 1024
 # Bytes of a batch, except one of a single event: a follower reads whole batches. Of a small window
