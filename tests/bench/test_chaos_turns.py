@@ -256,3 +256,53 @@ def test_a_stopped_owner_is_counted_apart(tmp_path: Path) -> None:
     assert broken(judged(tmp_path, *pair((1.0, 2.0), (1.5, 3.0)), of=TWO, faults=later)) == {
         "apart"
     }
+
+
+# Takeovers, and leaving.
+
+
+@pytest.mark.parametrize(
+    ("faults", "position", "end", "is_broken"),
+    [
+        (Faults(loses_owners=True, loses_store=False), 3, UNKNOWN, True),
+        (
+            Faults(loses_owners=True, loses_store=False),
+            1,
+            UNKNOWN,
+            False,
+        ),  # its head was not stored
+        (Faults(loses_owners=True, loses_store=True), 3, UNKNOWN, False),
+        (Faults(loses_owners=True, loses_store=False), 3, DONE, False),
+    ],
+)
+def test_a_turn_that_can_be_continued_is_not_lost(
+    tmp_path: Path, faults: Faults, position: int, end: str, is_broken: bool
+) -> None:
+    turn = Turn("continued", STREAM, ADA, "/continued/turns", key="k")
+    turn.heard = [Heard(end, [Segment(0, EVENTS[:position], False)], position=position)]
+    tally = Tally(invariants=INVARIANTS)
+    executions = Executions.read(_executed(tmp_path))
+    Verdict(tally, executions, faults, settle=1.0).judge([turn])
+    assert any(each.invariant == "continued" for each in tally.violations) == is_broken
+
+
+@pytest.mark.parametrize(("left", "is_broken"), [(1.0, True), (90.0, False), (0.0, False)])
+def test_a_turn_that_all_have_left_ends(tmp_path: Path, left: float, is_broken: bool) -> None:
+    """Its execution was cut after 100 s."""
+    turn = Turn("leaving", STREAM, ADA, "/leaving/turns", left=left)
+    tally = Tally(invariants=INVARIANTS)
+    executions = Executions.read(_executed(tmp_path, how=CUT, ended=100.0))
+    Verdict(tally, executions, CALM, settle=1.0).judge([turn])
+    assert any(each.invariant == "leaving" for each in tally.violations) == is_broken
+
+
+def _executed(folder: Path, *, how: str = WHOLE, ended: float = 2.0) -> Path:
+    """One execution of `STREAM`."""
+    common = {
+        "server": "a", "uid": STREAM.uid, "execution": "x1", "principal": ADA, "session": "",
+        "fence": 0, "is_checked": False,
+    }  # fmt: skip
+    file = folder / "executions"
+    lines = [{"what": what, "at": at, **common} for what, at in ((BEGUN, 0.5), (how, ended))]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file

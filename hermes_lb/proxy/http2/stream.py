@@ -75,6 +75,7 @@ class Http2Stream(Downstream, TunnelStream, Queue):
         "_early",
         "_is_chunked",
         "_is_paused",
+        "_most_queued",
         "_refuses",
         "_unread",
         "_unsent",
@@ -113,6 +114,7 @@ class Http2Stream(Downstream, TunnelStream, Queue):
         self._refuses = False  # nothing more of it is passed on
         self._unread = 0  # bytes of it that the client gets no credit for yet
         self._unsent = 1 << 62  # at the last look
+        self._most_queued = 0  # no more bytes of the response wait in the codec
         self._with_trailers: ChunkedBody | None = None  # the response's, if it may have some
 
     def __repr__(self) -> str:
@@ -285,8 +287,11 @@ class Http2Stream(Downstream, TunnelStream, Queue):
             return
         codec = self._connection.codec
         codec.send(self.number, data)
-        if not self.is_writing_paused and codec.queued(self.number) > HIGH_WATER:
-            self._connection.is_full(self)
+        self._most_queued += len(data)
+        if self._most_queued > HIGH_WATER and not self.is_writing_paused:
+            self._most_queued = codec.queued(self.number)
+            if self._most_queued > HIGH_WATER:
+                self._connection.is_full(self)
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         connection = self._connection
