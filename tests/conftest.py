@@ -46,16 +46,16 @@ _REPEATED_LATER = {"backends", "control", "discovery", "health", "observe", "tra
 
 
 @pytest.fixture
-def http(request: pytest.FixtureRequest) -> str:
+def http_version(request: pytest.FixtureRequest) -> str:
     """The version of HTTP that the clients of a stage speak."""
     return getattr(request, "param", "1.1")
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, http: str) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, http_version: str) -> AsyncIterator[Stage]:
     from tests.support.stage import Stage  # not for tests without a balancer
 
-    async with Stage(tmp_path, http) as running:
+    async with Stage(tmp_path, http_version) as running:
         yield running
 
 
@@ -73,10 +73,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     definition = metafunc.definition
     is_here = _HERE in definition.path.parents  # tests/test_suites.py has others
     folder = definition.path.relative_to(_HERE).parts[0] if is_here else ""
-    if "http" in metafunc.fixturenames and folder in _BY_BOTH_VERSIONS | _REPEATED_LATER:
+    if "http_version" in metafunc.fixturenames and folder in _BY_BOTH_VERSIONS | _REPEATED_LATER:
         is_both = definition.get_closest_marker("http1_only") is None
         versions = ["1.1", "2"] if is_both else ["1.1"]
-        metafunc.parametrize("http", versions, ids=lambda it: f"http{it}", indirect=True)
+        metafunc.parametrize("http_version", versions, ids=lambda it: f"http{it}", indirect=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -139,7 +139,7 @@ def _is_on_the_other_loop(item: pytest.Item) -> bool:
 
 def _is_by_http2(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    return callspec is not None and callspec.params.get("http") == "2"
+    return callspec is not None and callspec.params.get("http_version") == "2"
 
 
 def _way(item: pytest.Item) -> str:

@@ -50,6 +50,7 @@ async def test_methods_that_are_no_turns(stage: Stage, method: str) -> None:
     assert not gateway.shared.turns
 
 
+@pytest.mark.http1_only("the server accepts without a key, which HTTP/2's clients never see")
 async def test_an_upgrade_is_no_turn(stage: Stage) -> None:
     origin = await stage.origin()
     gateway = await Gateway.before(stage, origin)
