@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.listen.match import Match
-from hermes_lb.proxy.resume import NamedTurns, rules_of_named_turns, stream_rules
+from hermes_lb.proxy.stream_rules import NamedTurns, rules_of_named_turns, stream_rules
 from hermes_lb.proxy.turns.heads import RESUME_PATH
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.http import RequestHead
-    from hermes_lb.proxy.resume import StreamRules
     from hermes_lb.proxy.select import Backend
+    from hermes_lb.proxy.stream_rules import StreamRules
 
 
 class Destination(NamedTuple):

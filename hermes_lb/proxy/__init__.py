@@ -11,6 +11,7 @@ retry          the retry table: decides on a request whose server failed
 response       the response's head, rewritten for the client                 D
 learning       session keys in the response's body
 resume         event streams that continue from another server when theirs is lost
+stream_rules   what a route says of its streams
 tunnel         after a 101: raw bytes both ways
 abandoned      a response that the server may finish although the client has left
 local_replies  errors as responses

@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.learning import Learn
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide, TurnGate
-    from hermes_lb.proxy.resume import StreamRules
     from hermes_lb.proxy.select import Backend
+    from hermes_lb.proxy.stream_rules import StreamRules
 
 _NEVER = float("inf")
 

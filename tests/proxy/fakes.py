@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body, RequestHead, ResponseHead
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.ports import ResponseSink, TunnelSink
-    from hermes_lb.proxy.resume import StreamRules
+    from hermes_lb.proxy.stream_rules import StreamRules
 
     Calls = list[tuple[Any, ...]]
 

@@ -10,7 +10,7 @@ from hermes_lb.errors import BadResponse, ClosedBeforeResponse
 from hermes_lb.http.body import LAST_CHUNK
 from hermes_lb.http.sse import chunk
 from hermes_lb.proxy import phases
-from hermes_lb.proxy.resume import StreamRules
+from hermes_lb.proxy.stream_rules import StreamRules
 from tests.proxy.fakes import Scene, turns
 from tests.support.http_peer import request
 from tests.support.websocket import WEBSOCKET

@@ -12,7 +12,7 @@ from hermes_lb.proxy.turns.turn import Turn
 if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import TurnRequest
-    from hermes_lb.proxy.resume import StreamRules
+    from hermes_lb.proxy.stream_rules import StreamRules
 
 # Methods that are never turns; neither is an upgrade.
 _NEVER = frozenset((b"HEAD", b"OPTIONS", b"TRACE"))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import TurnRequest
-    from hermes_lb.proxy.resume import NamedTurns
+    from hermes_lb.proxy.stream_rules import NamedTurns
     from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.turns.ports import Record
 

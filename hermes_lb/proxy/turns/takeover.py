@@ -19,7 +19,7 @@ from hermes_lb.proxy.turns.executing import Executing
 from hermes_lb.turns.ports import Fenced, StoreAway
 
 if TYPE_CHECKING:
-    from hermes_lb.proxy.resume import StreamRules
+    from hermes_lb.proxy.stream_rules import StreamRules
     from hermes_lb.proxy.turns.gate import Gate
     from hermes_lb.proxy.turns.owner import Owner
     from hermes_lb.turns.ports import Takeover

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import ServerSide, TurnRequest
-    from hermes_lb.proxy.resume import StreamRules
+    from hermes_lb.proxy.stream_rules import StreamRules
     from hermes_lb.proxy.turn_gateway import TurnGateway
     from hermes_lb.turns.ports import Begun, OwnedTurn, Record
 
