@@ -81,6 +81,7 @@ async def test_a_server_that_does_not_choose_it(
 # The exchange between fakes: it knows no version.
 
 
+@pytest.mark.pure_only("fakes can't be subclasses of a compiled trait")
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 async def test_what_was_not_processed_is_asked_again_at_the_same_server(method: bytes) -> None:
     async with Scene() as scene:
@@ -101,6 +102,7 @@ async def test_what_was_not_processed_is_asked_again_at_the_same_server(method: 
         assert scene.ends == ["SH"]
 
 
+@pytest.mark.pure_only("fakes can't be subclasses of a compiled trait")
 async def test_it_is_asked_of_another_server() -> None:
     async with Scene(servers=2) as scene:
         await scene.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")

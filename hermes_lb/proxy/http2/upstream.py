@@ -150,7 +150,7 @@ class Http2Upstream(FrameIo, ServerCarrier):
         """Is a silent server there, for which requests wait?"""
         if not self.streams or now - self.heard_at < PING_AFTER:
             return
-        if self._pinged_at < self.heard_at:
+        if self._pinged_at <= self.heard_at:  # the answer may come within the clock's resolution
             self._pinged_at = now
             self.codec.ping()
             self.has_frames()
