@@ -118,11 +118,13 @@ class Verdict:
             is_whole = done is not None and done.is_whole
             self._tally.figures["outcomes unknown, but executed"] += is_whole
         faults = self._faults
+        # Faults may keep the last client away for longer than its lease.
+        is_left = turn.kind == "leaving" and (faults.loses_owners or faults.loses_store)
         allowed = {
             DONE: done is not None,
             UNKNOWN: faults.loses_owners or faults.loses_store,
             AHEAD: faults.loses_owners or faults.loses_store,
-            CANCELLED: turn.is_deleted,
+            CANCELLED: turn.is_deleted or is_left,
             NOT_KEPT: turn.kind == "big" or faults.loses_store,
             NO_WAY_BACK: not turn.key,
             FENCED: bool(faults.stopped),

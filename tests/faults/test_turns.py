@@ -24,8 +24,9 @@ async def test_turns_are_executed_once_and_heard_whole_while_everything_fails(
     scenario = Turns(clients=20, seconds=10.0, seed=3, phases=("storm",), faults=faults)
     report = await holds(scenario, tmp_path)
     for name, text in INVARIANTS.items():
-        # A turn whose head could not be stored is lost with its balancer.
-        assert report.count(f"storm: tested: {text}") > 0 or name == "continued"
+        # A turn whose head could not be stored is lost with its balancer, and one whose end could
+        # not be is no evidence: these two have tests of their own.
+        assert report.count(f"storm: tested: {text}") > 0 or name in ("continued", "leaving")
     for fault in ("workers killed", "balancers killed", "stores killed and restarted"):
         assert report.count(f"storm: {fault}") > 0
 
@@ -39,6 +40,13 @@ async def test_a_turn_that_its_backend_can_continue_outlives_its_balancers(tmp_p
     report = await holds(scenario, tmp_path)
     assert report.count(f"kills: tested: {INVARIANTS['continued']}") > 5
     assert report.count("kills: workers killed") > 0
+
+
+@pytest.mark.timeout(240)
+async def test_a_turn_ends_with_its_last_client_where_leaving_cancels(tmp_path: Path) -> None:
+    scenario = Turns(clients=12, seconds=8.0, seed=3, phases=("calm",), kinds=("leaving",))
+    report = await holds(scenario, tmp_path)
+    assert report.count(f"calm: tested: {INVARIANTS['leaving']}") > 0
 
 
 @pytest.mark.timeout(240)
