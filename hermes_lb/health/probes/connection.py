@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from hermes_lb.errors import InvalidBody, InvalidResponse
 from hermes_lb.health.probes.base import NoAnswer
 from hermes_lb.health.probes.expect import BODY_MAX
+from hermes_lb.health.probes.one_exchange import OneExchange
 from hermes_lb.http import make_body
 from hermes_lb.http.limits import INFORMATIONAL_RESPONSES
 
@@ -65,55 +66,35 @@ async def ask(
     dialer: ServerDialer, method: bytes, request: bytes, parser: ResponseParser
 ) -> Answer:
     """Send the head of a request, and no body -> the answer. Raises NoAnswer or OSError."""
-    loop = asyncio.get_running_loop()
-    exchange = _Exchange(method, request, parser, loop.create_future())
-    try:
-        await dialer.dial(loop, lambda: exchange)
-        return await exchange.answer
-    finally:
-        exchange.close()
+    return await _Exchange(method, request, parser).run(dialer)
 
 
-class _Exchange(asyncio.Protocol):
-    """One request and its response."""
-
-    def __init__(
-        self,
-        method: bytes,
-        request: bytes,
-        parser: ResponseParser,
-        answer: asyncio.Future[Answer],
-    ) -> None:
-        self.answer = answer
+class _Exchange(OneExchange[Answer]):
+    def __init__(self, method: bytes, request: bytes, parser: ResponseParser) -> None:
+        super().__init__()
         self._method = method
         self._request = request
         self._parser = parser
-        self._transport: asyncio.Transport | None = None
         self._received = b""  # of a head that is not complete
         self._heads = 0
         self._head: ResponseHead | None = None
         self._body: Body | None = None
         self._content = bytearray()
 
-    def close(self) -> None:
-        """End the check, with or without an answer."""
-        if not self.answer.cancel() and not self.answer.cancelled():
-            self.answer.exception()  # retrieved, or asyncio reports it: no task may be waiting
-        if self._transport is None:
-            return
+    def _hang_up(self, transport: asyncio.Transport) -> None:
         if self._body is not None and self._body.is_done:
-            self._transport.close()
+            transport.close()
         else:
-            self._transport.abort()
+            transport.abort()
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.write(self._request)
+        super().connection_made(transport)
+        cast("asyncio.Transport", transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        if self.answer.done():
+        if self._is_over:
             return
         try:
             if self._body is None:
@@ -124,7 +105,7 @@ class _Exchange(asyncio.Protocol):
             self._fail(NoAnswer(f"no valid HTTP response: {error}"))
 
     def eof_received(self) -> None:
-        if self.answer.done():
+        if self._is_over:
             return
         if self._body is None:
             self._fail(
@@ -138,13 +119,7 @@ class _Exchange(asyncio.Protocol):
         except InvalidBody:
             self._fail(NoAnswer("connection closed within the response body"))
         else:
-            self._finish()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if error is None:
-            self.eof_received()
-        elif not self.answer.done():
-            self._fail(error)
+            self._finish(self._whole())
 
     # The parts of a response.
 
@@ -169,11 +144,8 @@ class _Exchange(asyncio.Protocol):
         if not body.is_done:
             self._content += body.feed(data)
         if body.is_done or len(self._content) > BODY_MAX:
-            self._finish()
+            self._finish(self._whole())
 
-    def _finish(self) -> None:
+    def _whole(self) -> Answer:
         assert self._head is not None
-        self.answer.set_result(Answer(self._head, bytes(self._content[:BODY_MAX])))
-
-    def _fail(self, error: Exception) -> None:
-        self.answer.set_exception(error)
+        return Answer(self._head, bytes(self._content[:BODY_MAX]))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.health.probes.base import NoAnswer
 from hermes_lb.health.probes.expect import BODY_MAX
+from hermes_lb.health.probes.one_exchange import OneExchange
 from hermes_lb.http.client_frames import ClientFrames
 from hermes_lb.http.frames import (
     BrokenConnection,
@@ -17,6 +17,8 @@ from hermes_lb.http.frames import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+
     from hermes_lb.backends.dialing import ServerDialer
     from hermes_lb.http.frames import Fields
 
@@ -40,56 +42,43 @@ class Http2Answer:
 
 async def ask_http2(dialer: ServerDialer, fields: Fields, body: bytes = b"") -> Http2Answer:
     """Send a request: its method, its path and further fields. Raises NoAnswer or OSError."""
-    loop = asyncio.get_running_loop()
-    exchange = _Exchange(dialer.scheme, fields, body, loop.create_future())
-    try:
-        await dialer.dial(loop, lambda: exchange)
-        return await exchange.answer
-    finally:
-        exchange.close()
+    return await _Exchange(dialer.scheme, fields, body).run(dialer)
 
 
-class _Exchange(asyncio.Protocol):
-    def __init__(
-        self, scheme: bytes, fields: Fields, body: bytes, answer: asyncio.Future[Http2Answer]
-    ) -> None:
-        self.answer = answer
+class _Exchange(OneExchange[Http2Answer]):
+    def __init__(self, scheme: bytes, fields: Fields, body: bytes) -> None:
+        super().__init__()
         self._request = [(b":scheme", scheme), *fields]
         self._body = body
         self._frames = ClientFrames(most_in_head=_HEAD_MAX, most_fields=_MOST_FIELDS)
         self._received = Http2Answer()
-        self._transport: asyncio.Transport | None = None
 
-    def close(self) -> None:
-        """End the check, with or without an answer."""
-        if not self.answer.cancel() and not self.answer.cancelled():
-            self.answer.exception()  # retrieved, or asyncio reports it: no task may be waiting
-        if self._transport is not None:
-            self._frames.go_away()
-            self._transport.write(self._frames.take())
-            self._transport.close()
+    def _hang_up(self, transport: asyncio.Transport) -> None:
+        self._frames.go_away()
+        transport.write(self._frames.take())
+        transport.close()
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
         tls: Any = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
-            self._fail("it does not speak HTTP/2: it did not choose h2 by ALPN")
+            self._fail(NoAnswer("it does not speak HTTP/2: it did not choose h2 by ALPN"))
             return
         stream = self._frames.request(self._request, ends=not self._body)
         if self._body:
             self._frames.send(stream, self._body)
             self._frames.end(stream)
-        self._transport.write(self._frames.take())
+        cast("asyncio.Transport", transport).write(self._frames.take())
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is None or self.answer.done():
+        if self._transport is None or self._is_over:
             return
         try:
             self._frames.receive(data)
         except BrokenConnection as error:
-            self._fail(f"no valid HTTP/2: {error}")
+            self._fail(NoAnswer(f"no valid HTTP/2: {error}"))
             return
         self._act()
         self._transport.write(self._frames.take())
@@ -106,27 +95,13 @@ class _Exchange(asyncio.Protocol):
                 self._frames.credit(event.stream_id, len(event.data))
                 if len(received.body) > BODY_MAX:
                     received.body = received.body[:BODY_MAX]
-                    self._finish()
+                    self._finish(received)
             elif isinstance(event, TrailersReceived):
                 received.fields += event.headers
             elif isinstance(event, StreamClosed):
                 if event.error_code:
-                    self._fail(f"the stream was reset with error {event.error_code}")
-                self._finish()
+                    self._fail(NoAnswer(f"the stream was reset with error {event.error_code}"))
+                self._finish(received)
 
     def eof_received(self) -> None:
-        self._fail("connection closed before the end of a response")
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if error is None:
-            self.eof_received()
-        elif not self.answer.done():
-            self.answer.set_exception(error)
-
-    def _finish(self) -> None:
-        if not self.answer.done():
-            self.answer.set_result(self._received)
-
-    def _fail(self, problem: str) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(NoAnswer(problem))
+        self._fail(NoAnswer("connection closed before the end of a response"))
