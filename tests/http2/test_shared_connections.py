@@ -310,6 +310,20 @@ async def test_a_silent_server_is_asked_and_given_up(stage: Stage) -> None:
     assert server_of(lb).fails == 1
 
 
+async def test_an_answer_within_the_clocks_resolution_is_one(stage: Stage) -> None:
+    lb, client, at_origin, request = await asked(stage)
+    backend = lb._plane.backends["agents"]
+    shared: Any = backend.connections[server_of(lb)]
+    [connection] = shared._connections
+    now = lb._context.clock()
+    # Asked, and answered in the same millisecond, long ago.
+    connection._pinged_at = connection.heard_at = now - 60.0
+    connection.sweep(now)
+    await at_origin.read_until(lambda: at_origin.pings == 1)  # it is asked again, and kept
+    await at_origin.respond(request, b"ok")
+    assert (await client.read_response()).body == b"ok"
+
+
 async def test_an_idle_connection_is_not_asked(stage: Stage) -> None:
     with patch("hermes_lb.proxy.http2.upstream.PING_AFTER", 0.05):
         _, client, at_origin, request = await asked(
