@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.source_copy import copy_packages, run_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 USE = """
 from hermes_lb.affinity.keys import KeyRules
@@ -32,8 +32,7 @@ except ConfigError as error:
 
 @pytest.mark.pure_only("it changes the source of a module")
 def test_a_new_source_of_session_keys_is_a_change_of_one_file(tmp_path: Path) -> None:
-    for package in ("hermes_lb", "tests/support"):
-        shutil.copytree(ROOT / package, tmp_path / package)
+    copy_packages(tmp_path, "hermes_lb", "tests/support")
     keys = tmp_path / "hermes_lb/http/keys.py"
     text = keys.read_text()
     method = '    elif kind == "method":\n        pattern = rb"\\A([^ ]+)"\n'
@@ -46,11 +45,6 @@ def test_a_new_source_of_session_keys_is_a_change_of_one_file(tmp_path: Path) ->
         text = text.replace(old, new)
     keys.write_text(text)
 
-    done = subprocess.run(
-        [sys.executable, "-c", USE], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    by_rule, by_strategy, refused = done.stdout.splitlines()
+    by_rule, by_strategy, refused = run_in(tmp_path, USE).splitlines()
     assert by_rule == by_strategy == "b'PUT'"
     assert refused.endswith('"path:/sessions/{id}", "method" or "client"')

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from hermes_lb.balancing import STRATEGIES
+from tests.support.source_copy import copy_packages, run_in
 
 ROOT = Path(__file__).parents[2]
 PAGE, _, _ = (ROOT / "docs/strategies.md").read_text().partition("\n## ")
@@ -90,7 +88,7 @@ def test_every_strategy_has_a_rule() -> None:
 
 
 def test_a_new_strategy_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "hermes_lb", tmp_path / "hermes_lb")
+    copy_packages(tmp_path, "hermes_lb")
     balancing = tmp_path / "hermes_lb/balancing"
     (balancing / "last.py").write_text(LAST)
     registry = balancing / "registry.py"
@@ -99,12 +97,7 @@ def test_a_new_strategy_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -
         text.replace("\nif TYPE", "from hermes_lb.balancing.last import Last\n\nif TYPE")
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", USE], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = json.loads(run_in(tmp_path, USE))
     assert seen["served_by"] == "s1"
     assert seen["shares"][2] > 0.9
     assert (seen["why"][0], seen["why"][-1]) == ("the last one", "picked: s2")

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,9 +16,12 @@ from hermes_lb.health.probes.tcp import TcpOptions
 from hermes_lb.testing import config_for
 from tests.health.test_reaching import verdict
 from tests.support.fake_server import FakeServer, answers
+from tests.support.source_copy import copy_packages, run_in
 from tests.support.waiting import until
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 TCP = {"probe": "tcp", "interval": "60s", "timeout": "10s", "fall": 1, "rise": 1}
 
 
@@ -143,7 +142,7 @@ print(json.dumps({"states": states, "refused": refused}))
 
 
 def test_a_new_kind_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "hermes_lb", tmp_path / "hermes_lb")
+    copy_packages(tmp_path, "hermes_lb")
     probes = tmp_path / "hermes_lb/health/probes"
     (probes / "banner.py").write_text(BANNER)
     registry = probes / "registry.py"
@@ -151,12 +150,7 @@ def test_a_new_kind_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -> No
     line = "from hermes_lb.health.probes.banner import BannerProbe\n"
     registry.write_text(text.replace("\nif TYPE", f"{line}\nif TYPE"))
 
-    done = subprocess.run(
-        [sys.executable, "-c", USE], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
+    assert json.loads(run_in(tmp_path, USE)) == {
         "states": [["up", "greets with 220"], ["down", "greets with 500"]],
         "refused": 'backends.servers.health.greeting: not an option of "tcp"; '
         'it belongs to probe = "banner"',

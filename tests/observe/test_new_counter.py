@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "hermes_lb"
+from tests.support.source_copy import copy_packages, run_in
 
 # File, a line of it, and what the changed copy has before it.
 CHANGES = {
@@ -71,20 +67,13 @@ asyncio.run(main())
 
 @pytest.mark.pure_only("it changes the source of a module")
 def test_a_new_counter_is_a_row_and_the_line_that_counts(tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "hermes_lb", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_packages(tmp_path, "hermes_lb")
     for (name, line), added in CHANGES.items():
         path = tmp_path / "hermes_lb" / name
         text = path.read_text()
         assert text.count(line) == 1, f"{name} has changed: this test has to follow"
         path.write_text(text.replace(line, added + line))
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True, text=True, timeout=50, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    seen = json.loads(ran.stdout)
+    seen = json.loads(run_in(tmp_path, PROGRAM))
     assert Path(seen.pop("file")).is_relative_to(tmp_path)
     assert seen == {
         "metric": [
