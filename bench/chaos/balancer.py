@@ -29,7 +29,7 @@ _ADMIN = re.compile(r"admin on http://(.+):(\d+)")
 # What asyncio says, with a traceback, each second in which it can't accept for want of descriptors.
 _ACCEPT_FAILED = "socket.accept() out of system resource"
 _SLACK = 0.010  # s
-_MOST_SAID = 500  # characters of its log that are shown with a problem
+_MOST_SAID = 3_000  # characters of its log that are shown with a problem
 BACKEND = "agents"
 
 
@@ -340,7 +340,8 @@ async def running_balancer(
             report.lags.append(Lag(lag, seen.late, waited, balancer.stopped))
     said = balancer.said
     exceptions = said.count("Traceback") - said.count(_ACCEPT_FAILED)
-    report.must(exceptions == 0, f"the balancer logs no exception ({loop})", said[-_MOST_SAID:])
+    about = said[max(said.find("Traceback") - _MOST_SAID // 4, 0) :][:_MOST_SAID]
+    report.must(exceptions == 0, f"the balancer logs no exception ({loop})", about)
 
 
 async def _judge(balancer: Balancer, report: Report) -> None:
