@@ -794,14 +794,15 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         if self.stream is None or not self.stream.server_lost(reason, outcome):
             self.abort_client("SD", reason)
 
-    def let_go_of_server(self) -> None:
-        """Release the lease and the connection of the present server."""
+    def let_go_of_server(self, output: int = -1) -> None:
+        """Release the lease and the connection of the present server; `output` as in
+        `Lease.release`."""
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.abort()
         lease, self.lease = self.lease, None
         if lease is not None:
-            lease.release()
+            lease.release(output)
 
     def note_traffic(self) -> None:
         self.saw_traffic = True
@@ -986,7 +987,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         self.upload = self.tunnel = None
         if self.stream is not None:
             self.stream.stop(termination)
-        self.let_go_of_server()
+        is_whole = termination == "--" and self.status < 400
+        self.let_go_of_server(self.bytes_out if is_whole else -1)
         self.context.batch.exchange_ended(self, now, termination)
 
     def stop_waiting(self, now: float) -> None:

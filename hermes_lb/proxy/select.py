@@ -140,8 +140,7 @@ class Backend:
             self.connections[server].retire()
             if not server.in_flight:  # or the next time
                 del self.connections[server]
-                if self.learner is not None:
-                    self.learner.forget(server)
+                self.strategy.forget(server)
 
     def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
         """Change the rules in place, without disturbing requests in flight."""
@@ -248,8 +247,8 @@ class Backend:
         pool = self.pool
         while (server := self._pick(seeker, now)) is not None:
             if pool.peers is None:
-                return pool.lease(server, now)
-            lease = pool.claim(server, now)
+                return pool.lease(server, now, seeker)
+            lease = pool.claim(server, now, seeker)
             if lease is not None:
                 return lease  # otherwise it is full by now: another one, or the queue
         return None
