@@ -2,6 +2,7 @@
 
 operator     the commands that a balancer implements
 admin        the listener: start, stop, routes
+certificate  its TLS certificate, reread when its files change
 guard        access control; `token`: the admin token, reread when its file changes
 strangers    closes connections that make no permitted request
 runner       aiohttp's server with our form of errors; `quiet`: without its tracebacks
