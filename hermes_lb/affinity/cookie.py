@@ -61,6 +61,7 @@ class CookieOptions(Section):
 
     cookie: str = Field(pattern=COOKIE_NAME)
     secret: str | None = Field(None, min_length=1, repr=False)
+    secret_file: str | None = Field(None, min_length=1)
     mode: Literal["insert", "rewrite", "prefix"] = "insert"
     indirect: Literal[True] = True
     nocache: bool = True
@@ -83,7 +84,7 @@ class CookieOptions(Section):
 
 def separator(options: Mapping[str, Any]) -> tuple[str, str] | None:
     """What must not be in a server's value, as it ends there, and why; for plain tables."""
-    if options.get("secret"):
+    if options.get("secret") or options.get("secret_file"):
         return None  # hexadecimal digits
     if options.get("mode") == "prefix":
         why = 'stands between it and the server\'s own value with mode = "prefix"'
@@ -113,7 +114,11 @@ class CookieAffinity:
         for server in servers:
             value = (server.config.cookie or server.name).encode("ascii")
             if configured.secret is not None:
-                value = keyed(configured.secret, value)
+                # Of several lines the first is in use; cookies of the others are still accepted.
+                current, *previous = configured.secret.splitlines()
+                for one in previous:
+                    self._named.setdefault(keyed(one.strip(), value), server)
+                value = keyed(current.strip(), value)
             self._named[value] = server
             self._values[server] = value
             line = b"Set-Cookie: %b%b%b\r\n" % (self._prefix, value, self._attributes)

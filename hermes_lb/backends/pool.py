@@ -121,6 +121,13 @@ class Follower(Protocol):
         one of them that waits longest."""
 
 
+class Starter(Protocol):
+    """A request that waits for a first server."""
+
+    def server_is_up(self) -> None:
+        """Called once, after it has left that queue: it chooses among the servers again."""
+
+
 class Peers(Protocol):
     """Other processes that use the same servers (`hermes_lb.workers.peers`).
 
@@ -167,6 +174,7 @@ class Pool:
         self._rng = rng or Random()
         self._outlier = configured.outlier
         self.waiting: deque[Waiter] = deque()
+        self.starting: deque[Starter] = deque()  # no server is up: they wait for the first one
         self.in_flight = 0  # leases held, on all servers
         self.waiting_elsewhere = 0  # in other processes, as last reported
         self._now = float("-inf")  # the last time that was an argument
@@ -370,7 +378,7 @@ class Pool:
     @property
     def queue_length(self) -> int:
         """Requests that wait, for one server or for any, in all processes."""
-        return len(self.waiting) + self.waiting_elsewhere
+        return len(self.waiting) + len(self.starting) + self.waiting_elsewhere
 
     def candidates(self, tried: Collection[Server], now: float) -> list[Server]:
         """Servers that can take a request now: the primaries, or the backups if there is none, or
@@ -479,6 +487,13 @@ class Pool:
         if self.peers is not None:
             self.peers.queue_changed(self, waiter, joined=False)
 
+    def await_server(self, waiter: Starter) -> None:
+        """Wait for the first server that comes up. Leave by `leave_start`, or by `server_is_up`."""
+        self.starting.append(waiter)
+
+    def leave_start(self, waiter: Starter) -> None:
+        self.starting.remove(waiter)
+
     def _count(self, waiter: Waiter, change: int) -> None:
         """In the queue of the server that it is pinned to."""
         pinned = waiter.pinned_to
@@ -538,8 +553,16 @@ class Pool:
 
     def look_at_queue(self) -> None:
         """Serve the waiting requests that can be served now."""
+        if self.starting and self.can_wait(()):
+            self._start()
         if self.waiting:
             self._serve_all()
+
+    def _start(self) -> None:
+        """A server is up: each request chooses by the strategy, in order of arrival."""
+        for _ in range(len(self.starting)):
+            if self.starting:  # one may have ended others
+                self.starting.popleft().server_is_up()
 
     def _serve_all(self) -> None:
         """First re-pin the requests whose server is unavailable, then serve by arrival."""
