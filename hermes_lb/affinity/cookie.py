@@ -110,14 +110,27 @@ class CookieAffinity:
         self._named: dict[bytes, Server] = {}
         self._values: dict[Server, bytes] = {}
         self._inserted: dict[Server, tuple[bytes, bytes]] = {}  # without and with nocache's field
+        self._secret = configured.secret
         for server in servers:
-            value = (server.config.cookie or server.name).encode("ascii")
-            if configured.secret is not None:
-                value = keyed(configured.secret, value)
-            self._named[value] = server
-            self._values[server] = value
-            line = b"Set-Cookie: %b%b%b\r\n" % (self._prefix, value, self._attributes)
-            self._inserted[server] = (line, line + b"Cache-Control: private\r\n")
+            self.add(server)
+
+    def add(self, server: Server) -> None:
+        """A server that is new."""
+        value = (server.config.cookie or server.name).encode("ascii")
+        if self._secret is not None:
+            value = keyed(self._secret, value)
+        self._named[value] = server
+        self._values[server] = value
+        line = b"Set-Cookie: %b%b%b\r\n" % (self._prefix, value, self._attributes)
+        self._inserted[server] = (line, line + b"Cache-Control: private\r\n")
+
+    def remove(self, server: Server) -> None:
+        """A server that is gone. Its requests may still end."""
+        value = self._values.pop(server, None)
+        if value is not None:
+            del self._inserted[server]
+            if self._named.get(value) is server:
+                del self._named[value]
 
     def extract(self, values: list[bytes]) -> tuple[bytes | None, list[bytes]]:
         """The affinity cookie's value, None if absent, and the Cookie headers without it.
