@@ -73,6 +73,7 @@ _SERVER = {
     "backend": TEXT,
     "name": TEXT,
     "address": TEXT,
+    "source": said(TEXT, '"config", "resolve", or the kind of its discovery'),
     "state": said(one_of(STATES), "the actual state; the worst one that applies"),
     "admin": said(one_of(ADMINS), "the state set by operators"),
     "because": said(TEXT, "the reason of its state"),
