@@ -251,11 +251,13 @@ class Http2Stream(Downstream, TunnelStream, Queue):
     def _respond(
         self, status: int, fields: list[tuple[bytes, bytes]], length: int, first: bytes
     ) -> None:
+        """`length`: of the body, of which `first` has come."""
         self._count(status)
-        self.has_sent_all = length == 0
+        is_all = length == len(first)
         self._connection.codec.respond(self.number, fields, ends=length == 0)
         if first:
-            self._send(first)
+            self._send(first, ends=is_all)
+        self.has_sent_all = is_all
         self._connection.has_frames()
 
     def _count(self, status: int) -> None:
@@ -282,11 +284,11 @@ class Http2Stream(Downstream, TunnelStream, Queue):
             self._send(data)
             self._connection.has_frames()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, *, ends: bool = False) -> None:
         if self.has_sent_all:
             return
         codec = self._connection.codec
-        codec.send(self.number, data)
+        codec.send(self.number, data, ends=ends)
         self._most_queued += len(data)
         if self._most_queued > HIGH_WATER and not self.is_writing_paused:
             self._most_queued = codec.queued(self.number)
