@@ -134,7 +134,7 @@ class CookieAffinity:
                     del self._named[value]
 
     def _all_values(self, server: Server) -> list[bytes]:
-        """Of several lines of the secret the first is in use; cookies of the others are accepted."""
+        """Of several lines of the secret the first is in use; the others are accepted."""
         value = (server.config.cookie or server.name).encode("ascii")
         if self._secret is None:
             return [value]
