@@ -32,7 +32,7 @@ class Endpoint(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What has changed: servers by name, and names that are gone.
+    """A change: servers by name, and names that are gone.
 
     With `is_complete` every other server is gone, too. `problem`: one line for the operator about
     this answer, empty if it is as expected.
