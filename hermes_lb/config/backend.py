@@ -19,6 +19,7 @@ from hermes_lb.affinity.keys import KeyOptions
 from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.backends.options import OptionalTls, Outlier, Server
 from hermes_lb.balancing import STRATEGIES, StrategyOptions
+from hermes_lb.config.own import OwnLimits, OwnLog, OwnTimeouts
 from hermes_lb.health.probes.base import ProbeOptions
 from hermes_lb.health.probes.registry import DEFAULT as DEFAULT_PROBE
 from hermes_lb.health.probes.registry import PROBES
@@ -76,6 +77,10 @@ class Backend(Section):
     keep_alive: int = Field(32, ge=0, le=10_000)
     keep_alive_timeout: PositiveDuration = 60.0
     retries: int = Field(3, ge=0, le=100)
+    timeouts: OwnTimeouts | None = None
+    limits: OwnLimits | None = None
+    access_log: bool = True
+    log: OwnLog | None = None
     tls: OptionalTls = None
     proxy_protocol: Literal["v1", "v2"] | None = None
     protocol: Literal["http/1.1", "h2"] = "http/1.1"

@@ -38,6 +38,7 @@ def check_references(config: Mapping[str, Any]) -> list[Finding]:
             findings += _unknown_backend(path, frontend, "default_backend", backends)
             for route_path, route in routes:
                 findings += _unknown_backend(route_path, route, "backend", backends)
+                findings += _unknown_backends(route_path, route, backends)
     if isinstance(backends, dict):
         for name, backend in backends.items():
             if isinstance(backend, dict):
@@ -48,13 +49,25 @@ def check_references(config: Mapping[str, Any]) -> list[Finding]:
 def _unknown_backend(path: KeyPath, table: Table, key: str, backends: Table) -> Iterator[Finding]:
     name = table.get(key)
     if isinstance(name, str) and name not in backends:
-        near = did_you_mean(name, backends)
-        hint = (
-            f"did you mean {quoted(near)}?"
-            if near
-            else f"the backends are {', '.join(map(quoted, backends)) or 'not given'}"
-        )
-        yield (*path, key), f"there is no backend {quoted(name)}; {hint}"
+        yield (*path, key), _no_backend(name, backends)
+
+
+def _unknown_backends(path: KeyPath, route: Table, backends: Table) -> Iterator[Finding]:
+    """Of those that a route has weights for."""
+    named = route.get("backends")
+    for name in named if isinstance(named, dict) else ():
+        if name not in backends:
+            yield (*path, "backends", name), _no_backend(name, backends)
+
+
+def _no_backend(name: str, backends: Table) -> str:
+    near = did_you_mean(name, backends)
+    hint = (
+        f"did you mean {quoted(near)}?"
+        if near
+        else f"the backends are {', '.join(map(quoted, backends)) or 'not given'}"
+    )
+    return f"there is no backend {quoted(name)}; {hint}"
 
 
 def _check_servers(path: KeyPath, backend: Table) -> Iterator[Finding]:
