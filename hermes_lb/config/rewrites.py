@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from http import HTTPStatus
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -96,6 +97,13 @@ class Return(Section):
     @classmethod
     def _single_status(cls, given: object) -> object:
         return {"status": given} if isinstance(given, int) else given
+
+    @field_validator("status")
+    @classmethod
+    def _has_a_phrase(cls, status: int) -> int:
+        if status not in {one.value for one in HTTPStatus}:
+            raise ValueError("it is no registered status")
+        return status
 
     @field_validator("location")
     @classmethod

@@ -6,19 +6,14 @@ import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-# Whatever a server may read in another way than byte for byte.
-_UNUSUAL = re.compile(rb"//|/\.|[%\\;]").search
+#: Whether a server may read a path in another way than byte for byte.
+is_unusual = re.compile(rb"//|/\.|[%\\;]").search
 _SLASHES = re.compile(rb"[/\\]+")
 _SEVERAL_AT_START = re.compile(rb"\A[/\\]{2,}")
 
 # Encodings within encodings that are taken off. One is a server's; a second one is what a server
 # behind another one may do.
 _MOST_DECODED: Final = 3
-
-
-def is_plain(path: bytes) -> bool:
-    """True if every server reads it as it is."""
-    return _UNUSUAL(path) is None
 
 
 def as_servers_read(path: bytes) -> bytes:

@@ -10,7 +10,7 @@ from hermes_lb.http.https import Redirect, hsts_field
 from hermes_lb.http.version import NAMES
 from hermes_lb.limits.networks import Networks
 from hermes_lb.listen.listener import Listener
-from hermes_lb.listen.router import GuardedRouter, Router
+from hermes_lb.listen.router import Router
 from hermes_lb.proxy.http2.connection import Http2Connection
 from hermes_lb.proxy.policies import Policies
 from hermes_lb.proxy.ports import Entrance
@@ -88,8 +88,7 @@ class Frontend(Entrance):
         if tls_files is not None:
             self._try_certificates()
         self.make_http2 = Http2Connection if configured.speaks_http2 else None
-        make = GuardedRouter if GuardedRouter.is_needed(configured) else Router
-        self.router = make(configured, backends, Policies(self._context, configured.name))
+        self.router = Router(configured, backends, Policies(self._context, configured.name))
         self.allows_trace = configured.trace
         self.redirect = Redirect.of(configured.redirect_to_https, configured.https_port)
         self.hsts = b""

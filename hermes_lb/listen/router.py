@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from hermes_lb.errors import RequestRefused
-from hermes_lb.http import RequestHead
-from hermes_lb.http.paths import as_servers_read, is_plain
+from hermes_lb.http.paths import as_servers_read, is_unusual
 from hermes_lb.listen.match import Match
 from hermes_lb.proxy.destination import Destination
 from hermes_lb.proxy.split import Share, Split
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hermes_lb import config
+    from hermes_lb.http import RequestHead
     from hermes_lb.proxy.policies import Policies
     from hermes_lb.proxy.policy import Policy
     from hermes_lb.proxy.select import Backend
@@ -116,8 +116,20 @@ def _named_turns(rules: list[_Rule]) -> list[_Rule]:
     return [_Rule(destination, None, None, RESUME_PATH.decode())]
 
 
+# With one of these, a route does more than to name a backend: it protects, or it rewrites.
+_GUARDED = (
+    "allow", "deny", "returns", "cors", "strip_prefix", "replace_prefix", "add_prefix",
+    "request_headers", "response_headers",
+)  # fmt: skip
+
+
 class Router:
-    """The routes of one frontend."""
+    """The routes of one frontend.
+
+    If one of them protects or rewrites, no request gets around it: a path that leads to another
+    route as soon as a server normalises it (`..`, `%2e`, `//`, `;`) is refused. It would be
+    compared as one path, and served as another.
+    """
 
     def __init__(
         self,
@@ -128,6 +140,8 @@ class Router:
         """`policies`: None: what routes have of their own is left out."""
         rules = [_rule(route, backends, policies) for route in frontend.routes]
         self._rules = [*_named_turns(rules), *rules]
+        is_guarded = any(getattr(route, key) for route in frontend.routes for key in _GUARDED)
+        self._is_unusual = is_unusual if is_guarded else None
         self._default: Destination | None = None
         if (default := frontend.default_backend) is not None:
             backend = backends[default]
@@ -138,37 +152,18 @@ class Router:
         """None: nothing matches. Raises RequestRefused if that is ambiguous."""
         if self._rules:
             path = head.target.partition(b"?")[0]
+            if self._is_unusual is not None and self._is_unusual(path):
+                return self._route_unusual(head, path)
             for rule in self._rules:
                 if rule.matches(head, path):
                     return rule.destination
         return self._default
 
-
-# With one of these, a route does more than to name a backend: it protects, or it rewrites.
-_GUARDED = (
-    "allow", "deny", "returns", "cors", "strip_prefix", "replace_prefix", "add_prefix",
-    "request_headers", "response_headers",
-)  # fmt: skip
-
-
-class GuardedRouter(Router):
-    """Of a frontend with routes that protect or rewrite: no request gets around them.
-
-    A path that leads to another route as soon as a server normalises it (`..`, `%2e`, `//`, `;`)
-    is refused: it would be compared as one path, and served as another.
-    """
-
-    @staticmethod
-    def is_needed(frontend: config.Frontend) -> bool:
-        return any(getattr(route, key) for route in frontend.routes for key in _GUARDED)
-
-    def route(self, head: RequestHead) -> Destination | None:
-        found = super().route(head)
-        path, mark, query = head.target.partition(b"?")
-        if is_plain(path) or path == b"*":
-            return found
-        target = as_servers_read(path) + mark + query
-        read = RequestHead(head.method, target, head.version, head.length, head)
-        if super().route(read) is not found:
+    def _route_unusual(self, head: RequestHead, path: bytes) -> Destination | None:
+        found, normalised = (
+            next((rule.destination for rule in self._rules if rule.matches(head, one)), None)
+            for one in (path, as_servers_read(path))
+        )
+        if found is not normalised:
             raise RequestRefused(400, "the path leads to another route once it is normalised")
-        return found
+        return found or self._default
