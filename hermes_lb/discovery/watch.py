@@ -181,7 +181,7 @@ class Watch:
             self._changed(self.backend, Delta(changed, gone))
 
     def _made(self, endpoints: dict[str, Endpoint]) -> dict[str, DiscoveredServer | None]:
-        """None: its name or its address is none that the balancer can use."""
+        """None: the balancer can't use its name or its address."""
         made: dict[str, DiscoveredServer | None] = {}
         for name, endpoint in endpoints.items():
             try:
