@@ -1,4 +1,4 @@
-"""What a route may say, and what it is told otherwise."""
+"""The options of a route, and the errors of wrong ones."""
 
 from __future__ import annotations
 
