@@ -1,8 +1,8 @@
 """How evenly several balancers spread live streams, when each counts only its own.
 
-`python -m bench.scale.balancers`; docs/scaling-out.md has the figures. Real pools and strategies on a
-virtual clock: a stream arrives at a balancer by chance, as behind a DNS name or a VIP, and lasts for
-an exponential time. First all streams arrive, then as many again replace those that end.
+`python -m bench.scale.balancers`; docs/scaling-out.md has the figures. Real pools and strategies on
+a virtual clock: a stream arrives at a balancer by chance, as behind a DNS name or a VIP, and lasts
+for an exponential time. First all streams arrive, then others replace those that end.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _BALANCERS = (1, 2, 4, 8, 16, 32)
 _WORKERS = 100
 _PER_WORKER = (1, 10, 100)
 _SAMPLES = 50
+# Lifetimes of a stream between the start and the measurement: balancers that start together pick
+# servers in the same order at first.
+_AFTER = (0, 10)
 
 
 class Spread(NamedTuple):
-    """Live streams of a worker as ratios to the mean: of the fullest, and of that at 99 %.
-
-    `waits`: the share of arrivals that found their worker at 1.25 times the mean or above.
-    """
+    """`fullest`: live streams of the fullest worker, as a ratio to the mean. `waits`: the share of
+    arrivals that found their worker at 1.25 times the mean or above."""
 
     fullest: float
-    p99: float
     waits: float
 
 
@@ -47,7 +47,7 @@ class _Request:
 
 
 def spread(
-    strategy: str, *, balancers: int, workers: int, per_worker: int, seed: int = 1
+    strategy: str, *, balancers: int, workers: int, per_worker: int, after: int, seed: int = 1
 ) -> Spread:
     rng, streams = Random(seed), workers * per_worker
     configured = [
@@ -58,11 +58,10 @@ def spread(
     picks = [STRATEGIES[strategy](STRATEGIES[strategy].options()) for _ in pools]
     places = {server: i for pool in pools for i, server in enumerate(pool.servers)}
     live, ends, request = [0] * workers, list[tuple[float, int, "Lease"]](), _Request()
-    full = 1.25 * per_worker
-    fullest, p99, waits = [], [], 0
+    fullest, waits, measured = [], 0, (1 + after) * streams
     every = max(1, streams // _SAMPLES)
-    for number in range(2 * streams):
-        now = number / streams  # mean lifetime: 1, so `streams` live in the steady state
+    for number in range(measured + streams):
+        now = number / streams  # in lifetimes, so that `streams` live in the steady state
         while ends and ends[0][0] <= now:
             _, _, lease = heappop(ends)
             live[places[lease.server]] -= 1
@@ -71,19 +70,14 @@ def spread(
         server = picks[which].pick(pools[which], request, now, rng)
         assert server is not None
         place = places[server]
-        if number < streams:
-            # All of them live at the end of the first part, as in the steady state.
-            ends_at = 1.0 + rng.expovariate(1.0)
-        else:
-            waits += live[place] >= full
-            ends_at = now + rng.expovariate(1.0)
+        waits += number >= measured and live[place] >= 1.25 * per_worker
         live[place] += 1
+        # All of the first part live at its end, as in the steady state.
+        ends_at = max(1.0, now) + rng.expovariate(1.0)
         heappush(ends, (ends_at, number, pools[which].lease(server, now)))
-        if number >= streams and number % every == 0:
-            mean, ordered = sum(live) / workers, sorted(live)
-            fullest.append(ordered[-1] / mean)
-            p99.append(ordered[int(0.99 * workers)] / mean)
-    return Spread(sum(fullest) / len(fullest), sum(p99) / len(p99), waits / streams)
+        if number >= measured and number % every == 0:
+            fullest.append(max(live) * workers / sum(live))
+    return Spread(sum(fullest) / len(fullest), waits / streams)
 
 
 def main() -> None:
@@ -92,21 +86,24 @@ def main() -> None:
     if parser.parse_args().largest:
         for strategy in ("leastconn", "p2c", "random"):
             began = time.perf_counter()
-            found = spread(strategy, balancers=30, workers=1000, per_worker=1000)
+            one = spread(strategy, balancers=30, workers=1000, per_worker=1000, after=0)
             took = time.perf_counter() - began
-            print(
-                f"{strategy:12} {found.fullest:.3f} {found.p99:.3f} {found.waits:.3%} {took:.0f} s"
-            )
+            print(f"{strategy:12} {one.fullest:.3f} {one.waits:.2%} {took:.0f} s", flush=True)
         return
-    for per_worker in _PER_WORKER:
-        print(f"\n{_WORKERS} workers, {per_worker} streams each: fullest / mean (p99), waits")
-        print(f"{'balancers':12}", *(f"{count:>22}" for count in _BALANCERS))
-        for strategy in _STRATEGIES:
-            cells = []
-            for count in _BALANCERS:
-                one = spread(strategy, balancers=count, workers=_WORKERS, per_worker=per_worker)
-                cells.append(f"{one.fullest:8.2f} ({one.p99:.2f}) {one.waits:6.1%}")
-            print(f"{strategy:12}", *(f"{cell:>22}" for cell in cells), flush=True)
+    for after in _AFTER:
+        for per_worker in _PER_WORKER:
+            print(f"\n{per_worker} streams a worker, after {after} lifetimes: fullest, waits")
+            print(f"{'balancers':12}", *(f"{count:>14}" for count in _BALANCERS))
+            for strategy in _STRATEGIES:
+                cells = [_cell(strategy, count, per_worker, after) for count in _BALANCERS]
+                print(f"{strategy:12}", *(f"{cell:>14}" for cell in cells), flush=True)
+
+
+def _cell(strategy: str, balancers: int, per_worker: int, after: int) -> str:
+    one = spread(
+        strategy, balancers=balancers, workers=_WORKERS, per_worker=per_worker, after=after
+    )
+    return f"{one.fullest:.2f} {one.waits:.0%}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = needs_environment
+pytestmark = [needs_environment, pytest.mark.slow, pytest.mark.timeout(240)]
 
 # The oldest that Chart.yaml accepts, and some up to the newest of the package.
 VERSIONS = ["1.27", "1.31", "1.34", "1.37"]
@@ -106,7 +106,7 @@ def rendered() -> dict[str, Any]:
     }
     done = subprocess.run(
         [PROGRAMS / "python", DEPLOY.parent / "tests/deploy/rendering.py"],
-        input=json.dumps(asked), capture_output=True, text=True, check=False, timeout=55,
+        input=json.dumps(asked), capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
