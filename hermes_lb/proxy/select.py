@@ -306,8 +306,8 @@ class Backend:
             if lease is not None:
                 return lease  # otherwise it is full by now: another one, or the queue
         most = self._max_queue
-        if self.wait_for_server and seeker.pinned_to is None and self.must_await_server:
-            most = most or _MOST_STARTING
+        if not most and seeker.pinned_to is None and self.must_await_server:
+            most = _MOST_STARTING
         if most and pool.queue_length >= most:
             raise NoServer(f"{pool.queue_length} requests wait for a server of {self.name} already")
         return None
@@ -315,7 +315,7 @@ class Backend:
     @property
     def must_await_server(self) -> bool:
         """No server is up, and requests wait for the first one (`wait_for_server`)."""
-        return self.wait_for_server > 0.0 and not self.pool.can_wait(())
+        return self.wait_for_server > 0.0 and not self.pool.is_any_up
 
     def _pick(self, seeker: Seeker, now: float) -> Server | None:
         pool = self.pool
