@@ -386,7 +386,10 @@ class Pool:
 
     def find(self, name: str) -> Server | None:
         """The server of that name (names are unique), or None."""
-        return next((server for server in self.servers if server.name == name), None)
+        found = self._discovered.get(name)
+        if found is not None:
+            return found
+        return next((server for server in self._configured if server.name == name), None)
 
     @property
     def queue_length(self) -> int:
