@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import contextmanager
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hermes_lb.backends.counters import RequestCounters
 from hermes_lb.backends.failures import FailureLog, are_all
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 class Lease:
     """The right to use a server, counted in `server.in_flight` until `release`."""
 
-    __slots__ = ("_held", "_pool", "server")
+    __slots__ = ("_held", "_pool", "server", "ticket")
 
     def __init__(self, pool: Pool, server: Server) -> None:
         self._pool = pool
         self._held = True
         self.server = server
+        self.ticket: Ticket | None = None
         server.in_flight += 1
         pool.in_flight += 1
         if pool.touched is not None:
@@ -39,8 +41,11 @@ class Lease:
         if pool.peers is not None:
             pool.peers.leased(server, 1)
 
-    def release(self) -> None:
-        """Give it back. Raises RuntimeError at a second call, which is a bug in the caller."""
+    def release(self, output: int = -1) -> None:
+        """Give it back. `output`: bytes of a response that came whole and is no error, else -1.
+
+        Raises RuntimeError at a second call, which is a bug in the caller.
+        """
         if not self._held:
             raise RuntimeError(f"the lease on {self.server!r} was released twice")
         self._held = False
@@ -51,6 +56,8 @@ class Lease:
             pool.touched.add(server)
         if pool.peers is not None:
             pool.peers.leased(server, -1)
+        if self.ticket is not None:
+            self.ticket.ended(output)
         if pool.waiting:
             pool.serve_waiting(server)
         if pool.peers is not None and server.max_connections and not server.is_full:
@@ -85,6 +92,40 @@ class Waiter(Protocol):
 
     def fail(self, error: NoServer) -> None:
         """No server may serve it. It has to call `leave`."""
+
+
+class Ticket(Protocol):
+    """What a strategy remembers of one lease."""
+
+    def ended(self, output: int) -> None:
+        """The lease has ended; `output` as in `Lease.release`."""
+
+
+class Follower(Protocol):
+    """A strategy that follows the requests of its pool (`balancing.base.Tracker`)."""
+
+    def started(self, server: Server, request: Any, now: float) -> Ticket | None:
+        """`request` has a lease on `server`: picked, from the queue, or of its session."""
+
+    def has_room(self, server: Server, now: float) -> bool:
+        """False: requests of no session wait in the queue rather than at this server."""
+
+    def joined(self, waiter: Waiter) -> None:
+        """A request waits."""
+
+    def left(self, waiter: Waiter) -> None:
+        """It waits no more: it is served, or has given up."""
+
+    def next_waiter(self, first: Waiter, accepts: Callable[[Waiter], bool]) -> Waiter:
+        """The waiting request to serve next, of those that `accepts` is true for; `first` is the
+        one of them that waits longest."""
+
+
+class Starter(Protocol):
+    """A request that waits for a first server."""
+
+    def server_is_up(self) -> None:
+        """Called once, after it has left that queue: it chooses among the servers again."""
 
 
 class Peers(Protocol):
@@ -137,6 +178,7 @@ class Pool:
         self._rng = rng or Random()
         self._outlier = configured.outlier
         self.waiting: deque[Waiter] = deque()
+        self.starting: deque[Starter] = deque()  # no server is up: they wait for the first one
         self.in_flight = 0  # leases held, on all servers
         self.waiting_elsewhere = 0  # in other processes, as last reported
         self._now = float("-inf")  # the last time that was an argument
@@ -155,6 +197,7 @@ class Pool:
         self.version = 0  # another one whenever anything about the servers has changed
         # A strategy that follows changes of load puts a set here, and clears it.
         self.touched: set[Server] | None = None
+        self.follower: Follower | None = None  # a strategy that sets itself
         self.is_sound = (
             False  # no server of `up` has failures: all that are not full are candidates
         )
@@ -394,7 +437,7 @@ class Pool:
     @property
     def queue_length(self) -> int:
         """Requests that wait, for one server or for any, in all processes."""
-        return len(self.waiting) + self.waiting_elsewhere
+        return len(self.waiting) + len(self.starting) + self.waiting_elsewhere
 
     def candidates(self, tried: Collection[Server], now: float) -> list[Server]:
         """Servers that can take a request now: the primaries, or the backups if there is none, or
@@ -447,11 +490,13 @@ class Pool:
             return True
         return self.expects_servers and not any(s.is_in_rotation for s in self.servers)
 
-    def lease(self, server: Server, now: float) -> Lease:
-        """Start using `server`, which a strategy picked from `candidates`."""
+    def lease(self, server: Server, now: float, request: Any = None) -> Lease:
+        """Start using `server`, which a strategy picked from `candidates`, for `request`."""
         self._now = now
         has_news = server.fails and self._picked(server, now)
         lease = Lease(self, server)
+        if self.follower is not None and request is not None:
+            lease.ticket = self.follower.started(server, request, now)
         if has_news:
             self.look_at_queue()
         return lease
@@ -469,7 +514,7 @@ class Pool:
         has_news = not was_out and server.has_failed(now)
         return self._judge_failures() or has_news
 
-    def claim(self, server: Server, now: float) -> Lease | None:
+    def claim(self, server: Server, now: float, request: Any = None) -> Lease | None:
         """`lease` where other processes lease too: None if one of them got the last place.
 
         Each process writes its own lease before it reads the others', so the limit always holds.
@@ -480,6 +525,8 @@ class Pool:
         is_over = self.peers is not None and server.max_connections and self.peers.is_over(server)
         if is_over:
             lease.release()
+        elif self.follower is not None and request is not None:
+            lease.ticket = self.follower.started(server, request, now)
         if has_news:
             self.look_at_queue()
         return None if is_over else lease
@@ -488,6 +535,8 @@ class Pool:
         """Join the queue. Leave it by `leave`, or by `lease_granted` being called."""
         self.waiting.append(waiter)
         self._count(waiter, 1)
+        if self.follower is not None:
+            self.follower.joined(waiter)
         if self.peers is not None:
             self.peers.queue_changed(self, waiter, joined=True)
 
@@ -495,8 +544,17 @@ class Pool:
         """Leave the queue: the request timed out, or its client has left."""
         self.waiting.remove(waiter)
         self._count(waiter, -1)
+        if self.follower is not None:
+            self.follower.left(waiter)
         if self.peers is not None:
             self.peers.queue_changed(self, waiter, joined=False)
+
+    def await_server(self, waiter: Starter) -> None:
+        """Wait for the first server that comes up. Leave by `leave_start`, or by `server_is_up`."""
+        self.starting.append(waiter)
+
+    def leave_start(self, waiter: Starter) -> None:
+        self.starting.remove(waiter)
 
     def _count(self, waiter: Waiter, change: int) -> None:
         """In the queue of the server that it is pinned to."""
@@ -507,24 +565,35 @@ class Pool:
                 self.touched.add(pinned)
 
     def serve_waiting(self, server: Server) -> None:
-        """While `server` has room: the first that may use it gets it, in order of arrival.
+        """While `server` has room: the first that may use it gets it, in order of arrival, or in
+        the follower's.
 
         Failures are judged by the last known time, so a failing server may have to wait for the
-        next `tick` to be probed.
+        next `tick` to be probed. The turns of processes go by arrival alone: with an order that
+        each has for itself, two of them could give way to each other for ever.
         """
+        follower = self.follower
         while not server.is_full and server.is_able:
-            waiter = next((w for w in self.waiting if self._accepts(w, server)), None)
+            has_room = follower is None or follower.has_room(server, self._now)
+            if not has_room and not server.queued:
+                return
+            waiter = next((w for w in self.waiting if self._accepts(server, has_room, w)), None)
             if waiter is None:
                 return
             peers = self.peers if self._yields else None
             if peers is not None and peers.is_others_turn(self, server, waiter):
                 return
+            if follower is not None:
+                accepts = partial(self._accepts, server, has_room)
+                waiter = follower.next_waiter(waiter, accepts)
             has_news = server.fails and self._picked(server, self._now)
             lease = Lease(self, server)
             if self.peers is not None and server.max_connections and self.peers.is_over(server):
                 lease.release()
                 return
             self.leave(waiter)
+            if follower is not None:
+                lease.ticket = follower.started(server, waiter, self._now)
             waiter.lease_granted(lease)
             if has_news:
                 self.look_at_queue()
@@ -546,8 +615,16 @@ class Pool:
 
     def look_at_queue(self) -> None:
         """Serve the waiting requests that can be served now."""
+        if self.starting and self.can_wait(()):
+            self._start()
         if self.waiting:
             self._serve_all()
+
+    def _start(self) -> None:
+        """A server is up: each request chooses by the strategy, in order of arrival."""
+        for _ in range(len(self.starting)):
+            if self.starting:  # one may have ended others
+                self.starting.popleft().server_is_up()
 
     def _serve_all(self) -> None:
         """First re-pin the requests whose server is unavailable, then serve by arrival."""
@@ -580,12 +657,13 @@ class Pool:
             if waiter in self.waiting:  # failing one may have ended others
                 waiter.fail(error)
 
-    def _accepts(self, waiter: Waiter, server: Server) -> bool:
+    def _accepts(self, server: Server, has_room: bool, waiter: Waiter) -> bool:
         if waiter.pinned_to is not None:
             return waiter.pinned_to is server
         now, tried = self._now, waiter.tried
         return (
-            server.is_in_rotation
+            has_room
+            and server.is_in_rotation
             and server not in tried
             and (not server.is_degraded or self._is_last_resort(tried, now))
             and (server.may_serve(now) or not self.may_any_serve(tried, now))

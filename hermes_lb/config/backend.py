@@ -25,7 +25,7 @@ from hermes_lb.health.probes.registry import DEFAULT as DEFAULT_PROBE
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.options.kinds import Kinds
 from hermes_lb.options.section import Section
-from hermes_lb.options.units import PositiveDuration, UnixAddress
+from hermes_lb.options.units import Duration, PositiveDuration, UnixAddress
 
 if TYPE_CHECKING:
     StrategyName = str
@@ -77,6 +77,8 @@ class Backend(Section):
     keep_alive: int = Field(32, ge=0, le=10_000)
     keep_alive_timeout: PositiveDuration = 60.0
     retries: int = Field(3, ge=0, le=100)
+    wait_for_server: Duration = 0.0
+    max_queue: int = Field(0, ge=0, le=1_000_000)
     tls: OptionalTls = None
     proxy_protocol: Literal["v1", "v2"] | None = None
     protocol: Literal["http/1.1", "h2"] = "http/1.1"

@@ -195,6 +195,16 @@ SCHEMAS: dict[str, Schema] = {
     "Backend": table(
         **_BACKEND, unserved=said(ref("Counters"), "requests that ended without a server")
     ),
+    "Scaling": table(
+        servers=COUNT, available=said(COUNT, "available servers"),
+        in_flight=said(COUNT, "requests, streams and tunnels on servers"),
+        queued=said(COUNT, "requests that wait for a server"),
+        demand=said(COUNT, "in_flight + queued: what servers are needed for"),
+        queued_for=said(SECONDS, "seconds for which the queue has not been empty"),
+        queue_wait=said(SECONDS, "mean wait of requests that ended in the last minute"),
+        requests_per_second=said(NUMBER, "that ended, in the last minute"),
+        bytes_per_second=said(NUMBER, "of responses that ended, in the last minute"),
+    ),
     "Server": table(**_SERVER, counters=ref("Counters")),
     "ServerSet": table(
         **_SERVER, counters=ref("Counters"),

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.ports import ConnectionPool, MakePool
     from hermes_lb.tasks import Tasks
 
+# Of requests that wait for a first server, where `max_queue` sets no limit.
+_MOST_STARTING = 1000
+
 
 @trait
 class Seeker:
@@ -120,6 +123,8 @@ class Backend:
         servers = self.pool.servers
         self.dialer = dialer
         self.retries = configured.retries
+        self.wait_for_server = configured.wait_for_server
+        self._max_queue = configured.max_queue
         self.outliers = self.pool.outliers
         # Whether each response has to be seen (`answered`).
         self.observes = self.outliers is not None or self.learner is not None
@@ -166,8 +171,8 @@ class Backend:
         for server in gone:
             if server.in_flight:
                 self._gone.append(server)
-            elif self.connections.pop(server, None) is not None and self.learner is not None:
-                self.learner.forget(server)
+            elif self.connections.pop(server, None) is not None:
+                self.strategy.forget(server)
 
     def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
         """Change the rules in place, without disturbing requests in flight."""
@@ -211,7 +216,7 @@ class Backend:
 
     @property
     def is_quiet(self) -> bool:
-        return not (self.pool.in_flight or self.pool.waiting)
+        return not (self.pool.in_flight or self.pool.waiting or self.pool.starting)
 
     def server_named(self, name: str) -> Server | None:
         """None: it has left the configuration."""
@@ -290,16 +295,26 @@ class Backend:
     def choose(self, seeker: Seeker, now: float) -> Lease | None:
         """A lease on the picked server; None: the request has to wait in the queue.
 
-        Raises NoServer if no server can take it, now or soon.
+        Raises NoServer if no server can take it, now or soon, or if too many wait already.
         """
         pool = self.pool
         while (server := self._pick(seeker, now)) is not None:
             if pool.peers is None:
-                return pool.lease(server, now)
-            lease = pool.claim(server, now)
+                return pool.lease(server, now, seeker)
+            lease = pool.claim(server, now, seeker)
             if lease is not None:
                 return lease  # otherwise it is full by now: another one, or the queue
+        most = self._max_queue
+        if self.wait_for_server and seeker.pinned_to is None and self.must_await_server:
+            most = most or _MOST_STARTING
+        if most and pool.queue_length >= most:
+            raise NoServer(f"{pool.queue_length} requests wait for a server of {self.name} already")
         return None
+
+    @property
+    def must_await_server(self) -> bool:
+        """No server is up, and requests wait for the first one (`wait_for_server`)."""
+        return self.wait_for_server > 0.0 and not self.pool.can_wait(())
 
     def _pick(self, seeker: Seeker, now: float) -> Server | None:
         pool = self.pool
@@ -314,7 +329,7 @@ class Backend:
             server = self.strategy.pick(pool, seeker, now, self._rng)
             if server is not None:
                 return server
-            if not pool.can_wait(seeker.tried):
+            if not pool.can_wait(seeker.tried) and not self.must_await_server:
                 raise NoServer(f"no server of {self.name} is available")
             return None
         if not pinned.is_full:

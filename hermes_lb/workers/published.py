@@ -64,7 +64,7 @@ class Publisher:
                 written[row] = brief
                 region.write_counters(row, counters.cells())
         for name, pool in self._plane.pools.items():
-            region.queued[self._rows[name]] = len(pool.waiting)
+            region.queued[self._rows[name]] = len(pool.waiting) + len(pool.starting)
             for server in pool.servers:
                 row = self._rows[server_row(name, server)]
                 region.queued[row] = server.queued

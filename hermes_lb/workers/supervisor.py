@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hermes_lb.config import ConfigError, load_config
+from hermes_lb.config.secret_files import watched_files
 from hermes_lb.control.operator import NotPossible, find_server, store_url
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery.discoveries import Discoveries
@@ -96,10 +97,9 @@ class Supervisor:
         self._fleet.on_exit = self._worker_ended
         self.recent = shared.recent
         self._loop_lag = LoopLag(_LAG_EVERY)
-        admin_certificates = certificates.of_admin(config.admin)
         self.observed = Observed(
             shared.pools, shared.frontends, gathered.processes, upkeep, shared.refresh,
-            self._loop_lag, lambda: shared.certificates() + admin_certificates,
+            self._loop_lag, lambda: shared.certificates() + certificates.of_admin(config.admin),
         )  # fmt: skip
         self._resolver = Resolver(
             config.backends, self._addresses_changed, rng=random.Random(), failed=upkeep.dns_failed
@@ -321,18 +321,31 @@ class Supervisor:
         return store_url(self.config, self._handover.store)
 
     async def reload(self) -> list[str]:
+        return await self._reload(self._file)
+
+    async def refresh_secrets(self) -> list[str]:
+        """Read the files of secrets again, and no other part of the configuration."""
+        return await self._reload(None)
+
+    @property
+    def watched_files(self) -> list[Path]:
+        """A change of one is for `refresh_secrets`."""
+        return watched_files(self.config)
+
+    async def _reload(self, file: Path | None) -> list[str]:
         upkeep, listening = self.observed.upkeep, self._handover.listening
         async with self._reloading:
             self._refuse_when_ending()
             try:
                 layout = self._handover.layout
-                new, files, changes = await accepted(self._file, self.config, layout)
+                new, files, changes = await accepted(file, self.config, layout)
                 await self._start_store(new)
                 listening.open(new)
             except (ValueError, OSError) as error:
                 upkeep.failed_to_reload()
                 self._reload_refused = why = reason(error)
-                logger.error("the configuration is not reloaded, the old one goes on:\n%s", why)
+                what = "the configuration is" if file is not None else "secrets are"
+                logger.error("%s not reloaded, the old one goes on:\n%s", what, why)
                 raise
             self.config = new
             self._reload_refused = ""

@@ -28,6 +28,14 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 REFERENCE = (CONFIGS / "reference.toml").read_text()
 
 
+@pytest.fixture(autouse=True)
+def _beside_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read with the configuration."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cookie.secret", "pins.url", "store.url"):
+        Path(name).write_text("redis://127.0.0.1:6379/0")
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_every_file_loads(path: Path) -> None:
     assert isinstance(load_config(path), Config)
