@@ -185,7 +185,7 @@ async def wait_for_a_pod(site: Site) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_no_stream_is_cut_and_no_request_refused(site: Site) -> None:
     """In one test, as the start of the processes takes most of the time."""
     await roll_out(site)
