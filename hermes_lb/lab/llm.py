@@ -198,4 +198,4 @@ class LlmMachine(Machine):
         self.running -= 1
         if self.queue:
             self._admit(self.queue.popleft(), now)
-        job.lease.release()
+        job.lease.release(job.output)
