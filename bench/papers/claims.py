@@ -22,6 +22,7 @@ AGENTS: Final = "agent_sessions.csv.gz"
 CODE: Final = "azure_llm_2023_code.csv.gz"
 CONVERSATION: Final = "mooncake_conversation.jsonl.gz"
 _CALLS, _REQUESTS = 6000, 4000
+_FULL: Final = Setup(load=1.2, limit=16, queue_timeout=PATIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,12 @@ CLAIMS: Final = (
     ),
     Claim(
         "dual_map", "leastconn", "DualMap, arXiv 2602.06502, ICLR 2026",
-        "two servers by hashes of the prefix, the less loaded is taken: more requests within the same "
-        "objective for the time to first token",
+        "two servers by hashes of the prefix, the less loaded is taken: more requests within the "
+        "same objective for the time to first token",
         "up to 2.25 times", 2.25,
         "Mooncake's conversations: the highest load with a p99 time to first token below 30 s",
-        "the key is the session and not the prefix; no migration; the baseline is `leastconn`, theirs "
-        "the best of several schedulers; \"up to\" is their best case",
+        "the key is the session and not the prefix; no migration; the baseline is `leastconn`, "
+        "theirs the best of several schedulers; \"up to\" is their best case",
         _capacity, is_lower_better=False,
     ),
     Claim(
@@ -124,8 +125,8 @@ CLAIMS: Final = (
     ),
     Claim(
         "selective_push", "leastconn", "SkyWalker, arXiv 2505.24095, EuroSys 2026",
-        "requests wait at the balancer until a server has room, and go where their prefix is: lower "
-        "latency than existing balancers",
+        "requests wait at the balancer until a server has room, and go where their prefix is: "
+        "lower latency than existing balancers",
         "1.74 to 6.30 times", 1.74,
         "agents, load 0.8: mean time per response",
         "one region; the key is the session; their baselines differ by experiment",
@@ -143,12 +144,12 @@ CLAIMS: Final = (
     Claim(
         "fair_queue", "leastconn", "VTC, Sheng et al., OSDI 2024",
         "a queue by tokens served: equal service for clients that wait, where first come, first "
-        "served gives it to who sends most",
+        "served gives it to those that send most",
         "fair within a bound", 1.0,
-        "agents, load 1.2, `max_connections` 16, so that requests wait at the balancer: Jain's index "
-        "of sessions' speeds",
-        "clients are sessions, each of which waits for its own answers and so sends no more than its "
-        "share; tokens are counted at the end of a request",
+        "agents, load 1.2, `max_connections` 16, so that requests wait at the balancer: Jain's "
+        "index of sessions' speeds",
+        "clients are sessions, each of which waits for its own answers and so sends no more than "
+        "its share; tokens are counted at the end of a request",
         lambda lab: lab.pairs(
             lab.recorded(AGENTS, _CALLS, _FULL), _FULL, "fairness", ("leastconn", "fair_queue")
         ),
@@ -166,8 +167,8 @@ CLAIMS: Final = (
         "random", "leastconn", "Mitzenmacher, \"How Useful Is Old Information?\", 2000",
         "by old loads the least loaded server of all is worse than a random one: the herd effect",
         "worse beyond some age", 1.0,
-        "four balancers that exchange loads each second (20 service times), ten servers of one slot, "
-        "load 0.8: mean time per response",
+        "four balancers that exchange loads each second (20 service times), ten servers of one "
+        "slot, load 0.8: mean time per response",
         "balancers know their own requests at once; only the others' are old",
         _herd("random", "leastconn"),
     ),
@@ -180,4 +181,3 @@ CLAIMS: Final = (
         _herd("p2c", "leastconn"),
     ),
 )  # fmt: skip
-_FULL: Final = Setup(load=1.2, limit=16, queue_timeout=PATIENT)

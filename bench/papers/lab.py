@@ -56,8 +56,8 @@ class Lab:
         loads: Sequence[float],
         most: float,
     ) -> tuple[list[float], list[float]]:
-        """The highest of the loads at which the p99 time to first token is below `most` seconds, and
-        at all lower ones, for each seed."""
+        """The highest of the loads at which the p99 time to first token is below `most` seconds,
+        and at all lower ones, for each seed."""
         experiment = Experiment(strategies, SERVERS, setup=setup)
         found: dict[str, list[float]] = {name: [] for name in strategies}
         for seed in range(1, self.seeds + 1):

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 _HEAD: Final = """# Papers, checked
 
-Claims of papers whose strategies are here, run in the [laboratory](../laboratory.md) on published traces. Written by
-`python -m bench.papers --traces DIRECTORY`; the traces are those that docs/laboratory.md names. "Ours" is how many
-times better the strategy's figure is than the baseline's on the same workloads: the mean of {seeds} seeds (of the
-logarithms), and its 95 % interval (Student's t). *Confirmed*: the interval is above 1 and reaches the paper's figure;
-*partly*: it is above 1; *not seen*: it contains 1. A claim that is not seen may hold on other traffic, servers and
-loads; the last column says what differs here.
+Claims of papers whose strategies are here, run in the [laboratory](../laboratory.md) on published
+traces. `python -m bench.papers --traces DIRECTORY` writes this page; docs/laboratory.md names the
+traces. "Ours" is how many times better the strategy's figure is than the baseline's on the same
+workloads: the mean of {seeds} seeds (of the logarithms), and its 95 % interval (Student's t).
+
+- *Confirmed*: the interval is above 1 and reaches the paper's figure. *Partly*: it is above 1.
+- *Not seen*: it contains 1. Such a claim may hold on other traffic, servers and loads: below is how
+  each run differs from the paper's.
 
 | strategy, beside | claim | paper | ours | verdict |
 |---|---|---:|---:|---|
@@ -28,8 +30,8 @@ loads; the last column says what differs here.
 
 def page(results: Sequence[tuple[Claim, Ratio]], seeds: int) -> str:
     rows = "".join(
-        f"| `{claim.strategy}`, `{claim.baseline}` | {claim.says} ({claim.source}) | {claim.figure} "
-        f"| {found.middle:.2f} ({found.low:.2f} to {found.high:.2f}) "
+        f"| `{claim.strategy}`, `{claim.baseline}` | {claim.says} ({claim.source}) "
+        f"| {claim.figure} | {found.middle:.2f} ({found.low:.2f} to {found.high:.2f}) "
         f"| {verdict(found, claim.claimed)} |\n"
         for claim, found in results
     )
