@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from bench.papers.clients import light_clients
 from bench.papers.lab import PATIENT
 from hermes_lb.lab.traffic import Setup
 
@@ -22,7 +23,6 @@ AGENTS: Final = "agent_sessions.csv.gz"
 CODE: Final = "azure_llm_2023_code.csv.gz"
 CONVERSATION: Final = "mooncake_conversation.jsonl.gz"
 _CALLS, _REQUESTS = 6000, 4000
-_FULL: Final = Setup(load=1.2, limit=16, queue_timeout=PATIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,15 @@ class Claim:
     source: str
     says: str
     figure: str  # the paper's, as it is written
-    claimed: float  # its least: so many times better
+    claimed: float  # its least: the ratio that confirms it
     run: str  # what was run here
     differs: str
     check: Callable[[Lab], Pairs]
     is_lower_better: bool = True
+
+    @property
+    def key(self) -> str:
+        return f"{self.strategy}/{self.baseline}: {self.source}"
 
 
 def _of_agents(figure: str, baseline: str, strategy: str, load: float) -> Callable[[Lab], Pairs]:
@@ -68,6 +72,15 @@ def _capacity(lab: Lab) -> Pairs:
     return lab.capacities(traffic, setup, ("leastconn", "dual_map"), loads, 30.0)
 
 
+def _clients(lab: Lab) -> Pairs:
+    recording = lab.recording(CODE, _REQUESTS)
+    seeds = range(1, lab.seeds + 1)
+    return (
+        [light_clients(recording, "leastconn", seed) for seed in seeds],
+        [light_clients(recording, "fair_queue", seed) for seed in seeds],
+    )
+
+
 def _herd(strategy: str, baseline: str) -> Callable[[Lab], Pairs]:
     setup = Setup(balancers=4, share=1.0, slots=1, load=0.8)
 
@@ -80,8 +93,8 @@ def _herd(strategy: str, baseline: str) -> Callable[[Lab], Pairs]:
 
 def _two_choices(lab: Lab) -> Pairs:
     setup = Setup(slots=1, load=0.9)
-    traffic = lab.scenario("short", 40_000, setup)
-    return lab.pairs(traffic, setup, "latency_mean", ("random", "p2c"), 100)
+    traffic = lab.scenario("short", 100_000, setup)
+    return lab.pairs(traffic, setup, "latency_mean", ("random", "p2c"), 50)
 
 
 CLAIMS: Final = (
@@ -143,24 +156,21 @@ CLAIMS: Final = (
     ),
     Claim(
         "fair_queue", "leastconn", "VTC, Sheng et al., OSDI 2024",
-        "a queue by tokens served: equal service for clients that wait, where first come, first "
-        "served gives it to those that send most",
-        "fair within a bound", 1.0,
-        "agents, load 1.2, `max_connections` 16, so that requests wait at the balancer: Jain's "
-        "index of sessions' speeds",
-        "clients are sessions, each of which waits for its own answers and so sends no more than "
-        "its share; tokens are counted at the end of a request",
-        lambda lab: lab.pairs(
-            lab.recorded(AGENTS, _CALLS, _FULL), _FULL, "fairness", ("leastconn", "fair_queue")
-        ),
-        is_lower_better=False,
+        "a queue by tokens served: clients that send less than their share are isolated from one "
+        "that floods, where first come, first served delays all",
+        "isolated", 1.0,
+        "Azure's code trace given to ten clients, one of which sends half of it, load 1.2, "
+        "`max_connections` 16, so that requests wait at the balancer: mean time per response of "
+        "the other nine",
+        "four servers behind one queue; tokens are expected ones, corrected when a request ends",
+        _clients,
     ),
     Claim(
         "p2c", "random", "Mitzenmacher, 1996: the supermarket model",
         "two choices instead of one: an exponential improvement",
         "3.8 times (10 and 2.61 service times)", 3.5,
-        "100 servers of one slot, load 0.9: mean time per response",
-        "100 servers instead of the limit; the run begins empty",
+        "50 servers of one slot, load 0.9: mean time per response",
+        "50 servers instead of the limit of many; the run begins empty",
         _two_choices,
     ),
     Claim(

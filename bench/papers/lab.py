@@ -30,7 +30,10 @@ class Lab:
 
     def recorded(self, name: str, requests: int, setup: Setup) -> Traffic:
         """The first sessions of a trace, with this number of requests."""
-        return RecordedTraffic(_read(self.folder, name).first(requests), name, setup)
+        return RecordedTraffic(self.recording(name, requests), name, setup)
+
+    def recording(self, name: str, requests: int) -> Recording:
+        return _read(self.folder, name).first(requests)
 
     def pairs(
         self,
