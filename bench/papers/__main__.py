@@ -1,6 +1,7 @@
 """`python -m bench.papers --traces DIRECTORY`: run all claims, then write the page.
 
-The page is docs/strategies/papers.md. Results are kept in bench/results/papers.json, so that claims can be run one by one (`--only`).
+The page is docs/strategies/papers.md. Results are kept in bench/results/papers.json, so that claims
+can be run one by one (`--only`).
 """
 
 from __future__ import annotations
