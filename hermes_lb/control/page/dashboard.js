@@ -14,6 +14,7 @@ import {
 } from "./lists.js";
 import { BackendCard } from "./servers.js";
 import { Store } from "./store.js";
+import { Turns } from "./turns.js";
 
 const FIRST_PAUSE = 1000; // milliseconds until it tries again
 const LONGEST_PAUSE = 15000;
@@ -24,6 +25,7 @@ const store = new Store(get);
 const tiles = new Tiles(by("tiles"));
 const changes = new Log(by("changes"), changeRow);
 const aborts = new Log(by("aborts"), abortRow);
+const turns = new Turns(by("turns-card"));
 const cards = new Map();
 let newest = null; // the last moment
 let isShown = false; // it was drawn
@@ -41,6 +43,7 @@ function show() {
   showProcesses(by("processes"), status.processes, time);
   showCertificates(by("certificates-card"), by("certificates"), status.certificates, time);
   showRoutes(by("routes"), status.frontends);
+  turns.show(status.frontends);
   const names = status.backends.map((backend) => backend.name);
   keepOnly(cards, names);
   keyed(by("backends"), names, (name) => {
