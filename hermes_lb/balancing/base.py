@@ -82,7 +82,7 @@ LEARNER_DEFAULTS: Final = LearnerOptions()
 class Learner(Strategy):
     """A strategy that learns from responses."""
 
-    options = LearnerOptions
+    options: ClassVar[type[StrategyOptions]] = LearnerOptions
 
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         """A final response head (or a 101) came, `seconds` after the server was picked."""
