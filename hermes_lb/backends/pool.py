@@ -19,7 +19,7 @@ from hermes_lb.backends.server import Server
 from hermes_lb.errors import NoServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from hermes_lb.backends import options
 
@@ -121,6 +121,13 @@ class Follower(Protocol):
         one of them that waits longest."""
 
 
+class Starter(Protocol):
+    """A request that waits for a first server."""
+
+    def server_is_up(self) -> None:
+        """Called once, after it has left that queue: it chooses among the servers again."""
+
+
 class Peers(Protocol):
     """Other processes that use the same servers (`hermes_lb.workers.peers`).
 
@@ -154,6 +161,10 @@ class Pool:
     ) -> None:
         self.name = name
         self.servers: list[Server] = []
+        self._configured: list[Server] = []
+        self._discovered: dict[str, Server] = {}
+        # A discovery may find servers at any time: requests wait while there are none.
+        self.expects_servers = False
         self.primaries: list[Server] = []
         self.backups: list[Server] = []
         self.peers: Peers | None = None
@@ -167,6 +178,7 @@ class Pool:
         self._rng = rng or Random()
         self._outlier = configured.outlier
         self.waiting: deque[Waiter] = deque()
+        self.starting: deque[Starter] = deque()  # no server is up: they wait for the first one
         self.in_flight = 0  # leases held, on all servers
         self.waiting_elsewhere = 0  # in other processes, as last reported
         self._now = float("-inf")  # the last time that was an argument
@@ -209,7 +221,7 @@ class Pool:
         before `look_at_queue`: the caller may have to prepare for new servers first.
         """
         self._is_settled = False
-        known = {(s.name, s.config.address): s for s in self.servers}
+        known = {(s.name, s.config.address): s for s in self._configured}
         servers = []
         for one in configured.servers:
             server = known.pop((one.name, one.address), None)
@@ -219,28 +231,80 @@ class Pool:
                 server.reconfigure(one)
             servers.append(server)
         gone = list(known.values())
-        for server in gone:
-            server.when_changed = server.when_decided = _no_listener
-            server.set_admin("maint")
-        is_same = servers == self.servers
-        weights = [server.config.weight for server in servers]
-        if not is_same or weights != self._configured_weights:
-            # Strategies that build on these must rebuild, even if the present weights are equal.
-            self.up, self.weights = [], ()
-        self.servers, self._configured_weights = servers, weights
-        self.primaries = [s for s in servers if not s.config.backup]
-        self.backups = [s for s in servers if s.config.backup]
-        for server in servers:
-            server.is_only_server = len(servers) == 1
-            server.when_changed = self._changed
-            server.when_decided = self._decided
+        self._configured = servers
+        # The server of the file has the name; the other comes back when it is found again.
+        gone += [found for s in servers if (found := self._discovered.pop(s.name, None))]
+        self._let_go(gone)
+        is_same = self._set_servers()
         self._set_outliers(configured.outlier, is_same=is_same)
         self._changed()
         self._is_settled = True
         return gone
 
+    def discover(
+        self, servers: Iterable[options.Server], gone: Iterable[str]
+    ) -> tuple[list[Server], list[Server]]:
+        """Add or change servers of a discovery, by name, and remove others -> those that are new or
+        have changed, and those that were removed.
+
+        A name of the configuration belongs to the server there. As with `reconfigure`, leases of
+        removed servers continue, and no request is served before `look_at_queue`.
+        """
+        self._is_settled = False
+        removed = [s for name in gone if (s := self._discovered.pop(name, None)) is not None]
+        taken = {server.name for server in self._configured}
+        changed: list[Server] = []
+        with self.many_changing():
+            self._let_go(removed)
+            for one in servers:
+                if one.name in taken:
+                    continue
+                server = self._discovered.get(one.name)
+                if server is None:
+                    self._discovered[one.name] = server = Server(one)
+                    server.when_changed = self._changed
+                    server.when_decided = self._decided
+                else:
+                    server.reconfigure(one)
+                changed.append(server)
+            self._set_servers()
+            if self.outliers is not None:
+                self.outliers.follow(self.servers)
+        self._is_settled = True
+        return changed, removed
+
+    @property
+    def has_discovered(self) -> bool:
+        """A discovery has found servers."""
+        return bool(self._discovered)
+
+    def _let_go(self, gone: list[Server]) -> None:
+        for server in gone:
+            server.when_changed = server.when_decided = _no_listener
+            server.set_admin("maint")
+
+    def _set_servers(self) -> bool:
+        """Of the configuration and of the discovery -> True if they are the same as before."""
+        servers = [*self._configured, *self._discovered.values()]
+        weights = [server.config.weight for server in servers]
+        before = self.servers
+        if servers != before or weights != self._configured_weights:
+            # Strategies that build on these must rebuild, even if the present weights are equal.
+            self.up, self.weights = [], ()
+        self.servers, self._configured_weights = servers, weights
+        self.primaries = [s for s in servers if not s.config.backup]
+        self.backups = [s for s in servers if s.config.backup]
+        is_only = len(servers) == 1
+        if is_only or len(before) <= 1:
+            for server in servers:
+                server.is_only_server = is_only
+        for server in self._configured:
+            server.when_changed = self._changed
+            server.when_decided = self._decided
+        return servers == before
+
     def _set_outliers(self, configured: options.Outlier | None, *, is_same: bool) -> None:
-        """A new detector whenever the servers or the rules have changed."""
+        """A new detector if a reload has changed the rules or the servers."""
         if configured is None:
             if self.outliers is not None:
                 self.outliers = None
@@ -370,7 +434,7 @@ class Pool:
     @property
     def queue_length(self) -> int:
         """Requests that wait, for one server or for any, in all processes."""
-        return len(self.waiting) + self.waiting_elsewhere
+        return len(self.waiting) + len(self.starting) + self.waiting_elsewhere
 
     def candidates(self, tried: Collection[Server], now: float) -> list[Server]:
         """Servers that can take a request now: the primaries, or the backups if there is none, or
@@ -414,11 +478,14 @@ class Pool:
         return any(s.is_in_rotation and s not in tried and s.may_serve(now) for s in self.servers)
 
     def can_wait(self, tried: Collection[Server]) -> bool:
-        """True if some server could serve as soon as it is no longer full.
+        """True if some server could serve as soon as it is no longer full; or if all are leaving,
+        or there are none, and a discovery may find others.
 
         Passive failures do not matter: where all others have been tried, those that failed serve.
         """
-        return any(s.is_in_rotation and s not in tried and s.is_able for s in self.servers)
+        if any(s.is_in_rotation and s not in tried and s.is_able for s in self.servers):
+            return True
+        return self.expects_servers and not any(s.is_in_rotation for s in self.servers)
 
     def lease(self, server: Server, now: float, request: Any = None) -> Lease:
         """Start using `server`, which a strategy picked from `candidates`, for `request`."""
@@ -479,6 +546,13 @@ class Pool:
         if self.peers is not None:
             self.peers.queue_changed(self, waiter, joined=False)
 
+    def await_server(self, waiter: Starter) -> None:
+        """Wait for the first server that comes up. Leave by `leave_start`, or by `server_is_up`."""
+        self.starting.append(waiter)
+
+    def leave_start(self, waiter: Starter) -> None:
+        self.starting.remove(waiter)
+
     def _count(self, waiter: Waiter, change: int) -> None:
         """In the queue of the server that it is pinned to."""
         pinned = waiter.pinned_to
@@ -538,8 +612,16 @@ class Pool:
 
     def look_at_queue(self) -> None:
         """Serve the waiting requests that can be served now."""
+        if self.starting and self.can_wait(()):
+            self._start()
         if self.waiting:
             self._serve_all()
+
+    def _start(self) -> None:
+        """A server is up: each request chooses by the strategy, in order of arrival."""
+        for _ in range(len(self.starting)):
+            if self.starting:  # one may have ended others
+                self.starting.popleft().server_is_up()
 
     def _serve_all(self) -> None:
         """First re-pin the requests whose server is unavailable, then serve by arrival."""

@@ -22,12 +22,14 @@ from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.backends.options import OptionalTls, Outlier, Server
 from hermes_lb.balancing import STRATEGIES, StrategyOptions, plugins
 from hermes_lb.balancing.plugin_check import check_picks
+from hermes_lb.config.own import OwnLimits, OwnLog, OwnTimeouts
+from hermes_lb.discovery.sources.options import DiscoveryOptions
 from hermes_lb.health.probes.base import ProbeOptions
 from hermes_lb.health.probes.registry import DEFAULT as DEFAULT_PROBE
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.options.kinds import Kinds
 from hermes_lb.options.section import Section
-from hermes_lb.options.units import PositiveDuration, UnixAddress
+from hermes_lb.options.units import Duration, PositiveDuration, UnixAddress
 
 _OPTIONS_BY_NAME = {name: one.options for name, one in STRATEGIES.items()}
 _STRATEGY_OPTIONS = Kinds("balance", _OPTIONS_BY_NAME)
@@ -104,11 +106,18 @@ class Backend(Section):
     keep_alive: int = Field(32, ge=0, le=10_000)
     keep_alive_timeout: PositiveDuration = 60.0
     retries: int = Field(3, ge=0, le=100)
+    wait_for_server: Duration = 0.0
+    max_queue: int = Field(0, ge=0, le=1_000_000)
+    timeouts: OwnTimeouts | None = None
+    limits: OwnLimits | None = None
+    access_log: bool = True
+    log: OwnLog | None = None
     tls: OptionalTls = None
     proxy_protocol: Literal["v1", "v2"] | None = None
     protocol: Literal["http/1.1", "h2"] = "http/1.1"
     on_marked_down: Literal["shutdown_sessions"] | None = None
-    servers: list[Server] = Field(min_length=1)
+    discovery: DiscoveryOptions | None = None
+    servers: list[Server] = Field([])
 
     @property
     def header_keys(self) -> frozenset[bytes]:
@@ -117,6 +126,12 @@ class Backend(Section):
         for rule in self.stick:
             names += rule.header_keys
         return frozenset(name.lower().encode() for name in names)
+
+    @model_validator(mode="after")
+    def _has_servers(self) -> Self:
+        if not self.servers and self.discovery is None:
+            raise ValueError("it has no servers: give servers, or a discovery")
+        return self
 
     @model_validator(mode="after")
     def _checks_mark_down(self) -> Self:

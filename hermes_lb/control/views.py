@@ -9,6 +9,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends.histogram import quantiles
+from hermes_lb.config.resolved import source_of
 from hermes_lb.control.history import available, reason
 from hermes_lb.observe.metric_table import resumes_of, version
 from hermes_lb.observe.termination import PHASE, WHO
@@ -56,14 +57,15 @@ def _describe_routes(frontend: Frontend) -> list[dict[str, Any]]:
     found = [
         {
             "conditions": route.conditions,
-            "backend": route.backend,
+            "backend": route.leads_to,
+            "rules": route.rules,
             "turns": route.turns is not None,
             "resume": route.resume,
         }
         for route in frontend.routes
     ]
     if frontend.default_backend is not None:
-        default = {"conditions": "*", "backend": frontend.default_backend}
+        default = {"conditions": "*", "backend": frontend.default_backend, "rules": ""}
         found.append({**default, "turns": False, "resume": False})
     return found
 
@@ -127,6 +129,7 @@ def describe_server(
         "backend": pool.name,
         "name": server.name,
         "address": str(server.config.address),
+        "source": source_of(server.config),
         "state": server.state,
         "admin": server.admin,
         "because": reason(server),

@@ -125,14 +125,15 @@ def status(answer: Row) -> Iterable[Table | Text]:
     )  # fmt: skip
     yield Text()
     yield Table(
-        ["ROUTE", "BACKEND", "STREAMS"],
+        ["ROUTE", "BACKEND", "STREAMS", "RULES"],
         [
-            (f"{f['name']}: {printable(r['conditions'])}", r["backend"], _streams(r))
+            (f"{f['name']}: {printable(r['conditions'])}", printable(r["backend"]), _streams(r),
+             printable(r["rules"]))
             for f in answer["frontends"]
             for r in f["routes"]
         ],
-        less=["STREAMS"],
-    )
+        less=["RULES", "STREAMS"],
+    )  # fmt: skip
     yield Text()
     yield Table(
         ["PROCESS", ">PID", ">UP", ">CONNECTIONS", ">FILES", ">LOOP LAG P99", ">WORST"],
@@ -154,12 +155,13 @@ def _streams(route: Row) -> str:
 
 def servers(rows: Iterable[Row]) -> Iterable[Table]:
     yield Table(
-        ["SERVER", "ADDRESS", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT", ">REQUESTS",
-         ">5XX", ">ABORTED"],
+        ["SERVER", "ADDRESS", "SOURCE", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT",
+         ">REQUESTS", ">5XX", ">ABORTED"],
         [
             (
                 f"{s['backend']}/{s['name']}{' (backup)' if s['backup'] else ''}",
                 s["address"],
+                s.get("source", ""),  # a balancer of before discovery has none
                 state(s),
                 printable(s["because"]),
                 flight(s),
@@ -171,7 +173,8 @@ def servers(rows: Iterable[Row]) -> Iterable[Table]:
             )
             for s in rows
         ],
-        less=["ABORTED", "5XX", "REQUESTS", "ADDRESS", "WEIGHT", "QUEUED", "WHY", "IN FLIGHT"],
+        less=["ABORTED", "5XX", "SOURCE", "REQUESTS", "ADDRESS", "WEIGHT", "QUEUED", "WHY",
+              "IN FLIGHT"],
     )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import pytest
 from hermes_lb.balancing import STRATEGIES, StrategyOptions
 from hermes_lb.config import Config, load_config
 from hermes_lb.config.lines import LineIndex
+from hermes_lb.discovery.sources.base import SourceOptions
+from hermes_lb.discovery.sources.registry import SOURCES
 from hermes_lb.health.probes.base import ProbeOptions
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.options.section import Section
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 REFERENCE = (CONFIGS / "reference.toml").read_text()
+
+
+@pytest.fixture(autouse=True)
+def _beside_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read with the configuration."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cookie.secret", "pins.url", "store.url"):
+        Path(name).write_text("redis://127.0.0.1:6379/0")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
@@ -52,7 +62,7 @@ def test_the_demo_has_three_workers_behind_one_port() -> None:
         ("agent2", "127.0.0.1:8002"),
         ("agent3", "127.0.0.1:8003"),
     ]
-    assert [route.access_log for route in config.frontends[0].routes] == [False, True]
+    assert [route.access_log for route in config.frontends[0].routes] == [False, None]
 
 
 def sections(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Section]]:
@@ -60,7 +70,7 @@ def sections(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Secti
     items: Any = ()
     if isinstance(value, Section):
         yield path, value
-        items = ((name, getattr(value, name)) for name in type(value).model_fields)
+        items = values_of(value)
     elif isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list):
@@ -74,8 +84,9 @@ def fields() -> Iterator[tuple[KeyPath, FieldInfo, Section]]:
     index = LineIndex(REFERENCE)
     for path, section in sections(load_config(CONFIGS / "reference.toml")):
         for name, field in type(section).model_fields.items():
-            if (*path, name) in index:
-                yield (*path, name), field, section
+            key = field.alias or name
+            if (*path, key) in index:
+                yield (*path, key), field, section
 
 
 def line_of(path: KeyPath) -> str:
@@ -88,15 +99,27 @@ def test_reference_has_every_key_of_every_table() -> None:
     given: dict[type[Section], set[str]] = {}
     for path, _, section in fields():
         given.setdefault(type(section), set()).add(str(path[-1]))
-    options = {one.options for one in (*STRATEGIES.values(), *PROBES.values())}
-    by_kind = {StrategyOptions, ProbeOptions}
+    kinds = (*STRATEGIES.values(), *PROBES.values(), *SOURCES.values())
+    options = {one.options for one in kinds}
+    by_kind = {StrategyOptions, ProbeOptions, SourceOptions}
     assert len(given.keys() - options) == len(set(Section.__subclasses__()) - by_kind)
     for section_type, names in given.items():
-        assert names == set(section_type.model_fields), section_type.__name__
+        own = section_type.model_fields
+        assert names == {one.alias or name for name, one in own.items()}, section_type.__name__
     # Kinds with the same options share an example.
     assert {key for one in options for key in one.model_fields} == {
         key for one in options & given.keys() for key in given[one]
     }
+
+
+def values_of(section: Section) -> Iterator[tuple[str, Any]]:
+    """By the key of the file, which is no name in Python if it is `return`."""
+    for name, field in type(section).model_fields.items():
+        yield field.alias or name, getattr(section, name)
+
+
+def value_of(section: Section, path: KeyPath) -> Any:
+    return dict(values_of(section))[str(path[-1])]
 
 
 def says_default(path: KeyPath, field: FieldInfo) -> bool:
@@ -107,7 +130,7 @@ def says_default(path: KeyPath, field: FieldInfo) -> bool:
 def test_reference_gives_each_default() -> None:
     seen = 0
     for path, field, section in fields():
-        value = getattr(section, str(path[-1]))
+        value = value_of(section, path)
         is_table = isinstance(value, Section) or (
             isinstance(value, list | dict) and any(True for _ in sections(value))
         )
@@ -129,7 +152,7 @@ def test_reference_says_where_there_is_no_default() -> None:
         elif field.default is None:
             assert "default:" in line, path
         elif path[-1] != "default_backend" and not says_default(path, field):
-            assert getattr(section, str(path[-1])) == field.default, path
+            assert value_of(section, path) == field.default, path
 
 
 def test_reference_explains_each_key_and_names_its_relatives() -> None:

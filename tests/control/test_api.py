@@ -199,6 +199,7 @@ async def test_a_server_in_full() -> None:
             "backend": "agents",
             "name": "agent1",
             "address": "127.0.0.1:8001",
+            "source": "config",
             "state": "up",
             "admin": "ready",
             "because": "200 in 3 ms",
@@ -225,6 +226,8 @@ async def test_a_server_in_full() -> None:
                 "connect_errors": 9,
                 "aborted_by_client": 10,
                 "aborted_by_server": 11,
+                "http2_resets": 0,
+                "http2_goaways": 0,
             },
         }
 

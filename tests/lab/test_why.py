@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.backends import Server
-    from hermes_lb.lab.engine import Job, Run
+    from hermes_lb.lab.engine import Run
+    from hermes_lb.lab.job import Job
 
 REQUESTS = 300
 _ROW = re.compile(r"  s(\d+) +(\d+) in flight, weight ([\d.]+)(.*)").fullmatch
