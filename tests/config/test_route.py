@@ -1,4 +1,4 @@
-"""What a route may say, and what it is told otherwise."""
+"""What a route may have, and the errors for all else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may read a response, by the Fetch standard."""
+"""Which pages may read a response, by the Fetch standard."""
 
 from __future__ import annotations
 
