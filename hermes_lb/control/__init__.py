@@ -2,10 +2,12 @@
 
 operator     the commands that a balancer implements
 admin        the listener: start, stop, routes
+certificate  its TLS certificate, reread when its files change
 guard        access control; `token`: the admin token, reread when its file changes
 strangers    closes connections that make no permitted request
 runner       aiohttp's server with our form of errors; `quiet`: without its tracebacks
 api          /api/v1: queries and commands
+scaling      /api/v1/scaling: the load of each backend, for autoscalers
 turns_api    /api/v1/turns
 views        answers as plain values; `schemas`: their JSON Schemas
 openapi      the API description; `openapi_page`: as a web page

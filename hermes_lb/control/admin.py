@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from hermes_lb.config.admin_tls import admin_context
 from hermes_lb.control import strangers
 from hermes_lb.control.api import Api, answer_for, error_response
+from hermes_lb.control.certificate import AdminCertificate
 from hermes_lb.control.guard import HEADERS, Guard
 from hermes_lb.control.history import History
 from hermes_lb.control.quiet import QuietLog
@@ -93,8 +93,9 @@ class AdminServer:
             for sock in sockets:
                 unused.callback(sock.close)
             token = Token(self._config)
-            tls = None if self._config.tls is None else admin_context(self._config.tls)
+            tls = None if self._config.tls is None else AdminCertificate(self._config.tls)
             unused.pop_all()
+        context = None if tls is None else tls.context
         runner = Runner(
             self._application(token),
             access_log=None,
@@ -106,12 +107,14 @@ class AdminServer:
         await runner.setup()
         try:
             for sock in sockets or listening_sockets(self._config.bind):
-                await web.SockSite(runner, sock, ssl_context=tls).start()
+                await web.SockSite(runner, sock, ssl_context=context).start()
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
         self._tasks.spawn(self._sweep(runner), name="admin connections")
+        if tls is not None:
+            self._tasks.spawn(tls.follow_files(), name="admin certificate")
 
     async def _sweep(self, runner: web.AppRunner) -> None:
         while True:

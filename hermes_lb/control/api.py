@@ -26,6 +26,7 @@ from hermes_lb.control.operator import (
     find_server,
 )
 from hermes_lb.control.quiet import CLIENT_ERRORS
+from hermes_lb.control.scaling import ScalingApi
 from hermes_lb.control.turns_api import TurnsApi
 from hermes_lb.errors import reason
 from hermes_lb.tasks import Tasks
@@ -60,6 +61,7 @@ class Api:
         self._history = history
         self._wall = wall
         self._feed = Feed()
+        self._scaling = ScalingApi(operator)
         self._tasks = Tasks()
 
     def routes(self) -> list[web.RouteDef]:
@@ -81,6 +83,7 @@ class Api:
             web.get("/api/v1/events", self._events, allow_head=False),
             web.post("/api/v1/reload", self._reload),
             web.post("/api/v1/upgrade", self._upgrade),
+            *self._scaling.routes(),
             *TurnsApi(self._operator).routes(),
         ]
 
@@ -98,6 +101,7 @@ class Api:
         while True:
             try:
                 self._operator.observed.refresh()
+                self._scaling.scaling.sample(self._operator.now())
                 for _ in self._history.sample(self._operator.now(), self._wall()):
                     await asyncio.sleep(0)  # 100 servers take milliseconds: yield to other work
                 if self._feed.listeners:

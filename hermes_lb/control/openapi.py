@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from hermes_lb.control.history import FIELDS, SPANS
-from hermes_lb.control.schemas import SCHEMAS, Schema, array, one_of, ref
+from hermes_lb.control.schemas import SCHEMAS, Schema, array, by_name, one_of, ref
 from hermes_lb.observe.metric_table import version
 
 Operation = dict[str, Any]
@@ -72,6 +72,18 @@ def _reading() -> dict[str, Operation]:
     return {
         "/api/v1/status": {"get": _operation("The balancer as a whole", ref("Status"))},
         "/api/v1/backends": {"get": _operation("The backends", array(ref("Backend")))},
+        "/api/v1/scaling": {
+            "get": _operation(
+                "The load of each backend, for autoscalers",
+                by_name(ref("Scaling"), "by backend"),
+            )
+        },
+        "/api/v1/scaling/{backend}": {
+            "get": _operation(
+                "The load of one backend, for autoscalers", ref("Scaling"),
+                parameters=[_in_path("backend")], errors=(404,),
+            )
+        },
         "/api/v1/servers": {"get": _operation("All servers", array(ref("Server")))},
         "/api/v1/servers/{backend}/{server}": {
             "get": _operation("One server", ref("Server"), parameters=_SERVER, errors=(404,))

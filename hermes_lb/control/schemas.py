@@ -73,6 +73,7 @@ _SERVER = {
     "backend": TEXT,
     "name": TEXT,
     "address": TEXT,
+    "source": said(TEXT, '"config", "resolve", or the kind of its discovery'),
     "state": said(one_of(STATES), "the actual state; the worst one that applies"),
     "admin": said(one_of(ADMINS), "the state set by operators"),
     "because": said(TEXT, "the reason of its state"),
@@ -194,6 +195,16 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Backend": table(
         **_BACKEND, unserved=said(ref("Counters"), "requests that ended without a server")
+    ),
+    "Scaling": table(
+        servers=COUNT, available=said(COUNT, "available servers"),
+        in_flight=said(COUNT, "requests, streams and tunnels on servers"),
+        queued=said(COUNT, "requests that wait for a server"),
+        demand=said(COUNT, "in_flight + queued: what servers are needed for"),
+        queued_for=said(SECONDS, "seconds for which the queue has not been empty"),
+        queue_wait=said(SECONDS, "mean wait of requests that ended in the last minute"),
+        requests_per_second=said(NUMBER, "that ended, in the last minute"),
+        bytes_per_second=said(NUMBER, "of responses that ended, in the last minute"),
     ),
     "Server": table(**_SERVER, counters=ref("Counters")),
     "ServerSet": table(

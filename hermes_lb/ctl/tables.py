@@ -155,12 +155,13 @@ def _streams(route: Row) -> str:
 
 def servers(rows: Iterable[Row]) -> Iterable[Table]:
     yield Table(
-        ["SERVER", "ADDRESS", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT", ">REQUESTS",
-         ">5XX", ">ABORTED"],
+        ["SERVER", "ADDRESS", "SOURCE", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT",
+         ">REQUESTS", ">5XX", ">ABORTED"],
         [
             (
                 f"{s['backend']}/{s['name']}{' (backup)' if s['backup'] else ''}",
                 s["address"],
+                s.get("source", ""),  # a balancer of before discovery has none
                 state(s),
                 printable(s["because"]),
                 flight(s),
@@ -172,7 +173,8 @@ def servers(rows: Iterable[Row]) -> Iterable[Table]:
             )
             for s in rows
         ],
-        less=["ABORTED", "5XX", "REQUESTS", "ADDRESS", "WEIGHT", "QUEUED", "WHY", "IN FLIGHT"],
+        less=["ABORTED", "5XX", "SOURCE", "REQUESTS", "ADDRESS", "WEIGHT", "QUEUED", "WHY",
+              "IN FLIGHT"],
     )  # fmt: skip
 
 

@@ -199,6 +199,7 @@ async def test_a_server_in_full() -> None:
             "backend": "agents",
             "name": "agent1",
             "address": "127.0.0.1:8001",
+            "source": "config",
             "state": "up",
             "admin": "ready",
             "because": "200 in 3 ms",

@@ -143,7 +143,8 @@ class ServerRow {
 
   show(server, store, now) {
     this.server = server;
-    setText(this.address, server.address);
+    const isFound = server.source !== "config";
+    setText(this.address, isFound ? `${server.address} (${server.source})` : server.address);
     this.backup.hidden = !server.backup;
     setText(this.state, server.state);
     const isAssumed = server.state === "up" && !server.checked;
