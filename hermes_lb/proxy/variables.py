@@ -87,6 +87,8 @@ def value_of(name: str, asked: Asked) -> bytes:
         case "tls_client":
             found = _S_DN.search(peer.certificate)
             return found[1] if found is not None else b""
+        case "tls_name":
+            return peer.tls_name.encode()
         case "tls_version":
             return peer.tls_version.encode()
         case "trace_id":
