@@ -222,9 +222,10 @@ class DataPlane:
         """A row for each request in flight, of plain values (`control.operator.Session`)."""
         return running_sessions(self.context.live, self.context.clock(), self.process.number)
 
-    def end_sessions(self, backend: str, server: str) -> int:
-        """Cut the requests on a server, known or removed -> their number."""
-        return end_sessions(self.context.live, self.context.clock(), backend, server)
+    def end_sessions(self, **wanted: str | None) -> int:
+        """Cut the requests whose rows have these values -> their number."""
+        context = self.context
+        return end_sessions(context.live, context.clock(), self.process.number, **wanted)
 
     def look(self) -> None:
         """Update the figures of this process."""
@@ -249,13 +250,18 @@ class DataPlane:
 
     # Another configuration, in place.
 
-    def set_servers(self, backend: str, servers: list[config.Server]) -> None:
-        """Other addresses of the same names (`proxy.resolver`)."""
+    def set_servers(
+        self,
+        backend: str,
+        servers: list[config.Server],
+        before_serving: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Another set of servers, by discovery or by an operator."""
         configured = self.config.backends[backend].model_copy(update={"servers": servers})
         backends = {**self.config.backends, backend: configured}
         self.config = self.config.model_copy(update={"backends": backends})
         present = self.backends[backend]
-        present.reconfigure(configured, present.dialer)
+        present.reconfigure(configured, present.dialer, before_serving)
 
     async def reconfigure(
         self,

@@ -143,14 +143,23 @@ class Backend:
                 if self.learner is not None:
                     self.learner.forget(server)
 
-    def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
-        """Change the rules in place, without disturbing requests in flight."""
+    def reconfigure(
+        self,
+        configured: config.Backend,
+        dialer: Dialer,
+        before_serving: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Change the rules in place, without disturbing requests in flight.
+
+        `before_serving` is called when the pool has its servers, which no request has got yet.
+        """
         before, self._configured = self._configured, configured
         if (before.balance, before.strategy) != (configured.balance, configured.strategy):
             self.strategy.detach(self.pool)
             self._set_strategy(configured)
         self.pool.reconfigure(configured)
         self._set_up(configured, dialer)
+        before_serving()
         if before.pins != configured.pins:
             old, self.session_table = self.session_table, self._table(configured)
             self.session_table.take_over(old)
