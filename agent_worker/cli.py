@@ -19,10 +19,12 @@ from agent_worker import options
 from agent_worker.app import Worker, WorkerConfig
 from agent_worker.models import EngineOptions
 from agent_worker.redis_server import RedisServer, RedisServerError
+from agent_worker.secret_files import TOKENS, TOKENS_FILE, follow_file, read_secret_files
 from agent_worker.serve import StartError, bind, serve, wait_for_store
 from agent_worker.sessions import connect, shown_url
 from agent_worker.storage.opening import StorageOptions, open_storages
 from agent_worker.storage.setup import StorageSetupError
+from agent_worker.tasks import spawn_reporting
 
 if TYPE_CHECKING:
     import socket
@@ -49,6 +51,10 @@ cli = typer.Typer(
 
 def main() -> None:
     """The console script `agent-worker`."""
+    try:
+        read_secret_files(os.environ)
+    except ValueError as error:
+        sys.exit(f"agent_worker: {error}")
     cli(prog_name="agent_worker")
 
 
@@ -199,6 +205,7 @@ async def _run(
         async with open_storages(kept) as opened:
             worker = _worker(config, client, opened)
             await wait_for_store(worker, shown_url(store.url))
+            _follow_tokens(worker)
             return await serve(
                 worker,
                 sock,
@@ -211,6 +218,20 @@ async def _run(
             )
     finally:
         await client.aclose()
+
+
+def _follow_tokens(worker: Worker) -> None:
+    """Accept other tokens as soon as their file has them."""
+    path = os.environ.get(TOKENS_FILE)
+
+    def use(content: str) -> None:
+        try:
+            worker.principals.accept(options.tokens_of(content.split()))
+        except typer.BadParameter as error:
+            raise ValueError(error.message) from None
+
+    if path:
+        spawn_reporting(follow_file(path, os.environ[TOKENS], use), name="follow the tokens")
 
 
 def _worker(config: WorkerConfig, client: RedisBackend, opened: Opened) -> Worker:

@@ -2,7 +2,8 @@
 
 Each figure is the fastest of several rounds, in nanoseconds a pick, with two requests in flight at
 each server (so that loads differ) and a time to first byte known of each. What the picked server's
-lease costs is measured too and taken off. Columns: servers without limits; `limits`, servers with
+lease costs is measured too and taken off; what a strategy that follows leases adds to each is in
+the column `lease`. Other columns: servers without limits; `limits`, servers with
 `max_connections`, where any pick may meet one that is full; `failed`, one has failed lately (once,
 with `max_fails = 3`, so that it is still picked); `out`, three are out for their failures;
 `warming`, one is in its slow start.
@@ -29,7 +30,7 @@ from hermes_lb.config import Backend
 
 COLUMNS = [
     *((size, condition) for size in (3, 100, 1000) for condition in ("", "limits")),
-    *((1000, condition) for condition in ("failed", "out", "warming")),
+    *((1000, condition) for condition in ("failed", "out", "warming", "lease")),
 ]
 MUST = 5000  # nanoseconds, of any strategy among 1,000 servers
 _PICKS = 500  # a round: short enough that some rounds are not disturbed
@@ -95,8 +96,12 @@ def measure(name: str, size: int, rounds: int, condition: str = "") -> float:
     _trouble(pool, condition)
     whole = min(_play(strategy, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
     fixed = _First(pool.servers[0])
-    nothing = min(_play(fixed, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
-    return max(0.0, whole - nothing)
+    leased = min(_play(fixed, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
+    if condition != "lease":
+        return max(0.0, whole - leased)
+    strategy.detach(pool)
+    plain = min(_play(fixed, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
+    return max(0.0, leased - plain)
 
 
 def _trouble(pool: Pool, condition: str) -> None:
@@ -123,8 +128,9 @@ def _play(strategy, pool, requests, leases, rng, picks) -> float:  # type: ignor
     """Picks, each of which ends the oldest request; nanoseconds a turn."""
     began = perf_counter_ns()
     for _ in range(picks):
-        leases.popleft().release()
-        leases.append(pool.lease(strategy.pick(pool, next(requests), 1.0, rng), 1.0))
+        leases.popleft().release(1000)
+        request = next(requests)
+        leases.append(pool.lease(strategy.pick(pool, request, 1.0, rng), 1.0, request))
     return (perf_counter_ns() - began) / picks
 
 

@@ -27,7 +27,8 @@ from hermes_lb.control.operator import (
     store_url,
 )
 from hermes_lb.control.runtime_states import RuntimeStates
-from hermes_lb.discovery import Resolver
+from hermes_lb.discovery.discoveries import Discoveries
+from hermes_lb.discovery.dns import Resolver
 from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe import certificates
 from hermes_lb.observe.observed import Observed
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from hermes_lb.config import Config, Log
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.shapes import Resolved, Session, Setting
+    from hermes_lb.discovery.watch import Delta
     from hermes_lb.observe.recent import Recent
     from hermes_lb.observe.request_log import RequestLog
     from hermes_lb.proxy.context import Context
@@ -87,6 +89,9 @@ class LoadBalancer:
             rng=random.Random(),
             failed=self.observed.upkeep.dns_failed,
         )
+
+        self._discoveries = Discoveries(self.config.backends, self._discovered, rng=random.Random())
+        self.observed.upkeep.discoveries = self._discoveries.views
 
     def __repr__(self) -> str:
         state = "running" if self._plane.is_running else "stopped"
@@ -137,10 +142,12 @@ class LoadBalancer:
         starting.push_async_callback(self._store.stop)
         await self._start_store(self.config)
         starting.push_async_callback(self._resolver.stop)
-        await self._resolver.start()
+        starting.push_async_callback(self._discoveries.stop)
+        await asyncio.gather(self._resolver.start(), self._discoveries.start())
         plane.config = self._resolved(self.config)
         starting.push_async_callback(plane.stop)
         await plane.open()
+        self._set_discovered()
         if self._states is not None:
             await self._states.start()
             starting.push_async_callback(self._states.stop)
@@ -183,6 +190,23 @@ class LoadBalancer:
 
     def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
         self._tasks.spawn(self._set_addresses(), name="new addresses")
+
+    def _set_discovered(self) -> None:
+        """All that the discoveries know."""
+        watches = self._discoveries.watches
+        self._plane.set_discovered({name: watch.servers for name, watch in watches.items()})
+
+    def _discovered(self, backend: str, delta: Delta) -> None:
+        """A discovery has found other servers."""
+        found = self._plane.discover(backend, delta.servers, delta.gone)
+        if found is None:
+            return
+        if self._states is not None:
+            self._keep_states(self._states)
+            self._states.changed()  # first, so that a returning server gets its saved state at once
+        if self._checks is not None:
+            self._checks.discover(backend, found.changed, found.removed)
+        self.pools[backend].look_at_queue()
 
     async def _set_addresses(self) -> None:
         async with self._reloading:
@@ -349,14 +373,18 @@ class LoadBalancer:
                 changes = describe_changes(self.config, new) + waiting
                 await self._start_store(new)
                 await self._resolver.reconfigure(new.backends)
+                await self._discoveries.reconfigure(new.backends)
                 runtime = runtime.after_reload(self.config.backends, new.backends)
                 checked(new, runtime, self._resolver.backends)
                 self._runtime = runtime
-                await self._plane.reconfigure(self._resolved(new))
+                await self._plane.reconfigure(
+                    self._resolved(new), before_serving=self._set_discovered
+                )
             except (ValueError, OSError):
                 upkeep.failed_to_reload()
                 self._runtime = before
                 await self._resolver.reconfigure(self.config.backends)
+                await self._discoveries.reconfigure(self.config.backends)
                 raise
             await self._servers_changed()
             self.config = new

@@ -12,7 +12,7 @@ import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TextIO, TypeVar
 
 import typer
 
@@ -22,7 +22,7 @@ from hermes_lb.errors import reason
 from hermes_lb.shipped import CONFIGURATIONS, FILES, listed, path_of, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from hermes_lb.config import Bind, Config, ConfigError
 
@@ -248,6 +248,10 @@ def demo(
 
 @app.command()
 def lab(
+    action: Annotated[
+        Literal["calibrate"] | None,
+        typer.Argument(help="calibrate: print the model of a server that fits --trace."),
+    ] = None,
     strategy: Annotated[
         list[str] | None,
         typer.Option("--strategy", "-s", metavar="NAME", help="Repeatable; default: all."),
@@ -264,14 +268,60 @@ def lab(
         typer.Option(min=1, help="Per strategy; 20,000, or 600 with --live."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same results.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of seeds, for confidence intervals.")
+    ] = 1,
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="An access log (httplog) as the workload."),
+        typer.Option(
+            metavar="FILE",
+            help="The workload: an access log (httplog), or a trace of agent sessions, Azure or "
+            "Mooncake; also packed by gzip.",
+        ),
     ] = None,
     backend: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Only its requests of the trace; default: all."),
     ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(min=0, help="Requests at a time on a server; 0: any number."),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1000, help="Start a trace's sessions so many times as fast."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1e6, help="Sessions of a trace a minute, by chance."),
+    ] = None,
+    load: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=10, help="Arrivals that keep the servers so busy; 1: all."),
+    ] = None,
+    sticky: Annotated[
+        bool | None, typer.Option("--sticky", help="A cookie keeps each session at its server.")
+    ] = None,
+    balancers: Annotated[
+        int, typer.Option(min=1, max=1000, help="Balancers, each with its own view.")
+    ] = 1,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Balancers exchange their loads so often; 0: at once."
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The model of a server, as calibrate prints it."),
+    ] = None,
+    loads: Annotated[str | None, typer.Option(metavar="LIST", help="A sweep: 0.5,0.7,0.9.")] = None,
+    fleets: Annotated[
+        str | None, typer.Option(metavar="LIST", help="A sweep of numbers of servers: 4,8,16.")
+    ] = None,
+    goal: Annotated[
+        str, typer.Option(metavar="FIGURE", help="What the summary compares.")
+    ] = "latency_mean",
     live: Annotated[
         bool, typer.Option("--live", help="Also run a real balancer and real workers.")
     ] = False,
@@ -289,31 +339,66 @@ def lab(
 ) -> None:
     """Compare strategies on a virtual clock: same requests, same failures, any number of servers.
 
-    Prints tables; writes lab.json and lab.html.
+    Prints tables; writes lab.json, lab.csv and lab.html.
     """
     from hermes_lb.balancing import STRATEGIES
-    from hermes_lb.lab import SCENARIOS, Asked
+    from hermes_lb.lab import FIGURES, SCENARIOS, Asked, Setup, Sweep, calibrate, read_model
     from hermes_lb.lab import run as run_lab
 
     _known("strategy", strategy or [], STRATEGIES)
     _known("scenario", scenario or [], SCENARIOS)
+    _known("figure", [goal], FIGURES)
     if (trace is not None) + live + bool(scenario) > 1:
         _fail("give only one of --scenario, --trace and --live", status=2)
     if agents and not live:
         _fail("--agents needs --live", status=2)
-    if backend is not None and trace is None:
-        _fail("--backend needs --trace", status=2)
+    of_trace = {"--backend": backend, "--speed": speed, "--rate": rate, "--model": model}
+    for name, value in of_trace.items():
+        if value is not None and trace is None:
+            _fail(f"{name} needs --trace", status=2)
+    if rate is not None and load is not None:
+        _fail("give only one of --rate and --load", status=2)
     if why is not None and live:
         _fail("--why can't be used with --live: live runs are not repeatable", status=2)
-    asked = Asked(
-        list(dict.fromkeys(strategy or STRATEGIES)), list(dict.fromkeys(scenario or [])), servers,
-        requests, seed, trace, backend, live, agents, why, output,
-    )  # fmt: skip
+    if action is not None and trace is None:
+        _fail("calibrate needs --trace", status=2)
+    sweep = Sweep(
+        _numbers("--loads", loads, float, 10.0), _numbers("--fleets", fleets, int, 10_000)
+    )
     try:
+        if action is not None:
+            assert trace is not None
+            print(json.dumps(calibrate(trace, backend), indent=1))
+            return
+        setup = Setup(
+            balancers, share, sticky, slots, speed, None if rate is None else rate / 60.0, load,
+            read_model(model),
+        )  # fmt: skip
+        asked = Asked(
+            list(dict.fromkeys(strategy or STRATEGIES)), list(dict.fromkeys(scenario or [])),
+            servers, requests, seed, trace, backend, live, agents, why, output, setup, seeds,
+            sweep, goal,
+        )  # fmt: skip
         status = run_lab(asked)
     except (OSError, ValueError, RuntimeError, TimeoutError) as error:
         _fail(f"the lab failed: {error}")
     raise typer.Exit(status)
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _numbers(
+    option: str, text: str | None, kind: Callable[[str], _Number], most: float
+) -> list[_Number]:
+    """Of a list with commas, each above 0."""
+    try:
+        found = [kind(one) for one in text.split(",")] if text is not None else []
+    except ValueError:
+        found = [kind("0")]
+    if any(not 0 < one <= most for one in found):
+        _fail(f"{option} takes numbers up to {most:g}, with commas between them", status=2)
+    return found
 
 
 def _known(kind: str, names: list[str], allowed: Iterable[str]) -> None:

@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from hermes_lb import config
     from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import FrontendCounters, Pool, Server
+    from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.config import Bind, Config
     from hermes_lb.observe.certificates import CertificateView
     from hermes_lb.observe.recent import Recent
     from hermes_lb.proxy.ports import Connection, ConnectionPool
+    from hermes_lb.proxy.select import Discovered
     from hermes_lb.tls.certificates import TlsFiles
     from hermes_lb.turns.options import StoreOptions
     from hermes_lb.turns.ports import TurnStore
@@ -262,6 +264,21 @@ class DataPlane:
         self.config = self.config.model_copy(update={"backends": backends})
         present = self.backends[backend]
         present.reconfigure(configured, present.dialer, before_serving)
+
+    def discover(
+        self, backend: str, servers: Iterable[DiscoveredServer], gone: Iterable[str]
+    ) -> Discovered | None:
+        """Change the servers of a backend's discovery (`Backend.discover`); None: there is no such
+        backend. `look_at_queue` of its pool is due."""
+        present = self.backends.get(backend)
+        return None if present is None else present.discover(servers, gone)
+
+    def set_discovered(self, servers: Mapping[str, Mapping[str, DiscoveredServer]]) -> None:
+        """All servers of discoveries, by backend and name."""
+        for name, backend in self.backends.items():
+            found = servers.get(name, {})
+            here = [s.name for s in backend.pool.servers if s.config.is_discovered]
+            backend.discover(found.values(), [one for one in here if one not in found])
 
     async def reconfigure(
         self,

@@ -24,6 +24,7 @@ FILES = {
     for name, purpose in {
         "hermes-lb.service": "systemd unit",
         "hermes-lb.socket": "systemd unit for socket activation",
+        "agent-worker@.service": "systemd unit for workers, one for each port",
         "prometheus.yml": "a scrape of /metrics",
         "alerts.yml": "alerting rules for Prometheus",
         "alerts_test.yml": "their tests, for promtool",

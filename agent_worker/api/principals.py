@@ -23,8 +23,12 @@ class Principals:
     """
 
     def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
+        self.accept(tokens or {})
+
+    def accept(self, tokens: Mapping[str, str]) -> None:
+        """These and no others, from the next request on."""
         # By digest, so that the time of a lookup reveals nothing about a token.
-        self._known = {_digest(token): name for token, name in (tokens or {}).items()}
+        self._known = {_digest(token): name for token, name in tokens.items()}
 
     @property
     def is_open(self) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Seconds that nothing may hold up the balancer's event loop.
 MOST_LAG = 0.050
-_MOST_SEEN = 600  # characters shown of the observed value
+_MOST_SEEN = 5_000  # characters
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,14 @@ _REPAIRED_WITHIN = 60.0
 _IN_USE = ("live", "waiting")
 
 
-async def watch_expiries(store: Durable | Failover, tally: Tally) -> None:
-    """Until it is cancelled."""
-    while True:
+async def watch_expiries(store: Durable | Failover, tally: Tally, is_over: asyncio.Event) -> None:
+    """Until `is_over`. Not until a cancellation: redis-py may turn one into its own timeout."""
+    while not is_over.is_set():
         with contextlib.suppress(RedisError, OSError):
             await check_expiries(store, tally)
-        await asyncio.sleep(_EVERY)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EVERY):
+                await is_over.wait()
 
 
 async def check_expiries(store: Durable | Failover, tally: Tally) -> None:

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from agent_worker.tasks import cancel_and_wait, spawn
+from agent_worker.tasks import spawn
 from bench.chaos.arena import own_address
 from bench.chaos.balancer import configuration
 from bench.chaos.scenario import Scenario
@@ -108,7 +108,8 @@ class Turns(Scenario):
         log = plan.arena.folder / "faults.log"
         faults = BalancerFaults(balancers, plan.reconfigure, store, figures, log)
         chosen = PHASES[name] if self.faults is None else self.faults
-        watch = spawn(keys.watch_expiries(store, tally), name="expiries")
+        is_over = asyncio.Event()
+        watch = spawn(keys.watch_expiries(store, tally, is_over), name="expiries")
         try:
             async with (
                 Crowd(balancers, random.Random(seed), uids, figures) as crowd,
@@ -121,7 +122,9 @@ class Turns(Scenario):
                 crowd.is_over = True
                 self.progress(f"{name}: until all have ended")
         finally:
-            await cancel_and_wait(watch)
+            is_over.set()
+            await watch
+        self.progress(f"{name}: until the store is at rest")
         tally.check("ends", await _are_over(file), "executions still run")
         await keys.check_expiries(store, tally)
         await keys.check_quotas(store, tally)

@@ -38,6 +38,8 @@ _STREAMS = {
     "memory_kb": ("KB each", 2),
     "cpu_us": ("CPU, µs a token", 1),
     "store_us": ("the store's", 1),
+    "first_p99_ms": ("first token p99, ms", 1),
+    "first_direct_p99_ms": ("without us", 1),
     "delivered": ("delivered", 3),
     "lag_p990_ms": ("lag p99, ms", 1),
     "lag_p999_ms": ("lag p99.9, ms", 1),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import uvloop
 
+from bench.live.cases.first_token import Asker, percentiles
 from bench.live.cases.tokens import LiveStreams, live_streams, measure_tokens
 from bench.live.errors import BenchError
 from bench.live.peers.hermes_lb import HermesLb, HermesLbEmbedded, HermesLbTurns
@@ -35,6 +36,7 @@ TURNS = ((MOST, 1), (10_000, 2))
 _TOKENS_PER_SECOND = 9_900  # of all streams together
 _LONG = 20.0  # s: 1,000 measurements of the loop's lag, for its p99.9
 _SHORT = 4.0
+_FIRST_TOKENS = 300  # asked for one after another, beside the live streams
 _PATIENCE = 10.0
 _RELOADED = 'hermes_lb_config_reloads_total{result="success"}'
 _NO_LIMIT = "[limits]\nconnections_per_client = 0\n"  # all clients have one address
@@ -108,6 +110,7 @@ async def _observe(
         if store is not None and figures["turns"]:
             used = (store.cpu_ns() - stored_ns) / 1e3
             figures["store_us"] = used / (live.fleet.messages - received)
+            figures |= await asyncio.to_thread(_first_tokens, proxy.port, bench)
         if is_last:
             metrics = await _metrics(proxy)
             worst, after = worst_lag(metrics), lags(metrics)
@@ -123,6 +126,15 @@ async def _observe(
             figures["lost_in_reload"] = live.fleet.lost
             figures["tokens_in_reload"] = live.fleet.messages - received
         return figures
+
+
+def _first_tokens(port: int, bench: Bench) -> Figures:
+    """The time to the first token of one more turn, less what its server waits."""
+    with Asker(port, is_keyed=True) as through, Asker(bench.upstreams.tokens[0]) as past:
+        found = [(through.ask(), past.ask()) for _ in range(_FIRST_TOKENS)]
+    _, p99 = percentiles([proxied for proxied, _ in found])
+    _, direct_p99 = percentiles([direct for _, direct in found])
+    return {"first_p99_ms": p99, "first_direct_p99_ms": direct_p99}
 
 
 async def _reload(proxy: Running) -> None:

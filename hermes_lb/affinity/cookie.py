@@ -61,6 +61,7 @@ class CookieOptions(Section):
 
     cookie: str = Field(pattern=COOKIE_NAME)
     secret: str | None = Field(None, min_length=1, repr=False)
+    secret_file: str | None = Field(None, min_length=1)
     mode: Literal["insert", "rewrite", "prefix"] = "insert"
     indirect: Literal[True] = True
     nocache: bool = True
@@ -83,7 +84,7 @@ class CookieOptions(Section):
 
 def separator(options: Mapping[str, Any]) -> tuple[str, str] | None:
     """What must not be in a server's value, as it ends there, and why; for plain tables."""
-    if options.get("secret"):
+    if options.get("secret") or options.get("secret_file"):
         return None  # hexadecimal digits
     if options.get("mode") == "prefix":
         why = 'stands between it and the server\'s own value with mode = "prefix"'
@@ -110,14 +111,34 @@ class CookieAffinity:
         self._named: dict[bytes, Server] = {}
         self._values: dict[Server, bytes] = {}
         self._inserted: dict[Server, tuple[bytes, bytes]] = {}  # without and with nocache's field
+        self._secret = configured.secret
         for server in servers:
-            value = (server.config.cookie or server.name).encode("ascii")
-            if configured.secret is not None:
-                value = keyed(configured.secret, value)
-            self._named[value] = server
-            self._values[server] = value
-            line = b"Set-Cookie: %b%b%b\r\n" % (self._prefix, value, self._attributes)
-            self._inserted[server] = (line, line + b"Cache-Control: private\r\n")
+            self.add(server)
+
+    def add(self, server: Server) -> None:
+        """A server that is new."""
+        value, *previous = self._all_values(server)
+        for one in previous:
+            self._named.setdefault(one, server)
+        self._named[value] = server
+        self._values[server] = value
+        line = b"Set-Cookie: %b%b%b\r\n" % (self._prefix, value, self._attributes)
+        self._inserted[server] = (line, line + b"Cache-Control: private\r\n")
+
+    def remove(self, server: Server) -> None:
+        """A server that is gone. Its requests may still end."""
+        if self._values.pop(server, None) is not None:
+            del self._inserted[server]
+            for value in self._all_values(server):
+                if self._named.get(value) is server:
+                    del self._named[value]
+
+    def _all_values(self, server: Server) -> list[bytes]:
+        """Of several lines of the secret the first is in use; the others are accepted."""
+        value = (server.config.cookie or server.name).encode("ascii")
+        if self._secret is None:
+            return [value]
+        return [keyed(one.strip(), value) for one in self._secret.splitlines()]
 
     def extract(self, values: list[bytes]) -> tuple[bytes | None, list[bytes]]:
         """The affinity cookie's value, None if absent, and the Cookie headers without it.

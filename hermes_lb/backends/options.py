@@ -108,6 +108,51 @@ class Server(Section):
             )
         return self
 
+    @property
+    def source(self) -> str:
+        """Where it comes from: the configuration, or the kind of a discovery."""
+        return "config"
+
+    @property
+    def is_discovered(self) -> bool:
+        """Its name alone identifies it, whatever its address."""
+        return False
+
+    @property
+    def leaves(self) -> bool:
+        """Its source says that it will be gone soon: it drains."""
+        return False
+
+
+class DiscoveredServer(Server):
+    """A server of a discovery; no table of a file. Its name alone identifies it, so that counters
+    and state survive another address."""
+
+    found_by: str
+    is_leaving: bool = False
+
+    @property
+    def source(self) -> str:
+        return self.found_by
+
+    @property
+    def is_discovered(self) -> bool:
+        return True
+
+    @property
+    def leaves(self) -> bool:
+        return self.is_leaving
+
+
+class ServerDefaults(Section):
+    """`[backends.NAME.discovery.defaults]`: options of servers that a source does not give."""
+
+    weight: int = Field(1, ge=1, le=65_535)
+    max_connections: int = Field(0, ge=0)
+    max_fails: int = Field(3, ge=0, le=1_000_000)
+    fail_timeout: Duration = 30.0
+    slow_start: Duration = 0.0
+
 
 class Backend(Protocol):
     """What this package reads of `[backends.NAME]`."""

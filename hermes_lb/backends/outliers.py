@@ -66,6 +66,13 @@ class Outliers:
         ejected = [server.name for server in self._servers if server.is_ejected]
         return f"<Outliers of {self._backend}, ejected: {', '.join(ejected) or 'none'}>"
 
+    def follow(self, servers: Sequence[Server]) -> None:
+        """The servers are these now; what is known of those that stay is kept."""
+        if servers == self._servers:
+            return
+        self._servers = servers
+        self._records = {server: self._records.get(server) or _Record() for server in servers}
+
     # Called by the data path.
 
     def answered(self, server: Server, status: int, now: float) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import contextmanager
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hermes_lb.backends.counters import RequestCounters
 from hermes_lb.backends.failures import FailureLog, are_all
@@ -18,7 +19,7 @@ from hermes_lb.backends.server import Server
 from hermes_lb.errors import NoServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from hermes_lb.backends import options
 
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 class Lease:
     """The right to use a server, counted in `server.in_flight` until `release`."""
 
-    __slots__ = ("_held", "_pool", "server")
+    __slots__ = ("_held", "_pool", "server", "ticket")
 
     def __init__(self, pool: Pool, server: Server) -> None:
         self._pool = pool
         self._held = True
         self.server = server
+        self.ticket: Ticket | None = None
         server.in_flight += 1
         pool.in_flight += 1
         if pool.touched is not None:
@@ -39,8 +41,11 @@ class Lease:
         if pool.peers is not None:
             pool.peers.leased(server, 1)
 
-    def release(self) -> None:
-        """Give it back. Raises RuntimeError at a second call, which is a bug in the caller."""
+    def release(self, output: int = -1) -> None:
+        """Give it back. `output`: bytes of a response that came whole and is no error, else -1.
+
+        Raises RuntimeError at a second call, which is a bug in the caller.
+        """
         if not self._held:
             raise RuntimeError(f"the lease on {self.server!r} was released twice")
         self._held = False
@@ -51,6 +56,8 @@ class Lease:
             pool.touched.add(server)
         if pool.peers is not None:
             pool.peers.leased(server, -1)
+        if self.ticket is not None:
+            self.ticket.ended(output)
         if pool.waiting:
             pool.serve_waiting(server)
         if pool.peers is not None and server.max_connections and not server.is_full:
@@ -87,6 +94,40 @@ class Waiter(Protocol):
         """No server may serve it. It has to call `leave`."""
 
 
+class Ticket(Protocol):
+    """What a strategy remembers of one lease."""
+
+    def ended(self, output: int) -> None:
+        """The lease has ended; `output` as in `Lease.release`."""
+
+
+class Follower(Protocol):
+    """A strategy that follows the requests of its pool (`balancing.base.Tracker`)."""
+
+    def started(self, server: Server, request: Any, now: float) -> Ticket | None:
+        """`request` has a lease on `server`: picked, from the queue, or of its session."""
+
+    def has_room(self, server: Server, now: float) -> bool:
+        """False: requests of no session wait in the queue rather than at this server."""
+
+    def joined(self, waiter: Waiter) -> None:
+        """A request waits."""
+
+    def left(self, waiter: Waiter) -> None:
+        """It waits no more: it is served, or has given up."""
+
+    def next_waiter(self, first: Waiter, accepts: Callable[[Waiter], bool]) -> Waiter:
+        """The waiting request to serve next, of those that `accepts` is true for; `first` is the
+        one of them that waits longest."""
+
+
+class Starter(Protocol):
+    """A request that waits for a first server."""
+
+    def server_is_up(self) -> None:
+        """Called once, after it has left that queue: it chooses among the servers again."""
+
+
 class Peers(Protocol):
     """Other processes that use the same servers (`hermes_lb.workers.peers`).
 
@@ -120,6 +161,10 @@ class Pool:
     ) -> None:
         self.name = name
         self.servers: list[Server] = []
+        self._configured: list[Server] = []
+        self._discovered: dict[str, Server] = {}
+        # A discovery may find servers at any time: requests wait while there are none.
+        self.expects_servers = False
         self.primaries: list[Server] = []
         self.backups: list[Server] = []
         self.peers: Peers | None = None
@@ -133,6 +178,7 @@ class Pool:
         self._rng = rng or Random()
         self._outlier = configured.outlier
         self.waiting: deque[Waiter] = deque()
+        self.starting: deque[Starter] = deque()  # no server is up: they wait for the first one
         self.in_flight = 0  # leases held, on all servers
         self.waiting_elsewhere = 0  # in other processes, as last reported
         self._now = float("-inf")  # the last time that was an argument
@@ -151,6 +197,7 @@ class Pool:
         self.version = 0  # another one whenever anything about the servers has changed
         # A strategy that follows changes of load puts a set here, and clears it.
         self.touched: set[Server] | None = None
+        self.follower: Follower | None = None  # a strategy that sets itself
         self.is_sound = (
             False  # no server of `up` has failures: all that are not full are candidates
         )
@@ -174,7 +221,7 @@ class Pool:
         before `look_at_queue`: the caller may have to prepare for new servers first.
         """
         self._is_settled = False
-        known = {(s.name, s.config.address): s for s in self.servers}
+        known = {(s.name, s.config.address): s for s in self._configured}
         servers = []
         for one in configured.servers:
             server = known.pop((one.name, one.address), None)
@@ -184,28 +231,80 @@ class Pool:
                 server.reconfigure(one)
             servers.append(server)
         gone = list(known.values())
-        for server in gone:
-            server.when_changed = server.when_decided = _no_listener
-            server.set_admin("maint")
-        is_same = servers == self.servers
-        weights = [server.config.weight for server in servers]
-        if not is_same or weights != self._configured_weights:
-            # Strategies that build on these must rebuild, even if the present weights are equal.
-            self.up, self.weights = [], ()
-        self.servers, self._configured_weights = servers, weights
-        self.primaries = [s for s in servers if not s.config.backup]
-        self.backups = [s for s in servers if s.config.backup]
-        for server in servers:
-            server.is_only_server = len(servers) == 1
-            server.when_changed = self._changed
-            server.when_decided = self._decided
+        self._configured = servers
+        # The server of the file has the name; the other comes back when it is found again.
+        gone += [found for s in servers if (found := self._discovered.pop(s.name, None))]
+        self._let_go(gone)
+        is_same = self._set_servers()
         self._set_outliers(configured.outlier, is_same=is_same)
         self._changed()
         self._is_settled = True
         return gone
 
+    def discover(
+        self, servers: Iterable[options.Server], gone: Iterable[str]
+    ) -> tuple[list[Server], list[Server]]:
+        """Add or change servers of a discovery, by name, and remove others -> those that are new or
+        have changed, and those that were removed.
+
+        A name of the configuration belongs to the server there. As with `reconfigure`, leases of
+        removed servers continue, and no request is served before `look_at_queue`.
+        """
+        self._is_settled = False
+        removed = [s for name in gone if (s := self._discovered.pop(name, None)) is not None]
+        taken = {server.name for server in self._configured}
+        changed: list[Server] = []
+        with self.many_changing():
+            self._let_go(removed)
+            for one in servers:
+                if one.name in taken:
+                    continue
+                server = self._discovered.get(one.name)
+                if server is None:
+                    self._discovered[one.name] = server = Server(one)
+                    server.when_changed = self._changed
+                    server.when_decided = self._decided
+                else:
+                    server.reconfigure(one)
+                changed.append(server)
+            self._set_servers()
+            if self.outliers is not None:
+                self.outliers.follow(self.servers)
+        self._is_settled = True
+        return changed, removed
+
+    @property
+    def has_discovered(self) -> bool:
+        """A discovery has found servers."""
+        return bool(self._discovered)
+
+    def _let_go(self, gone: list[Server]) -> None:
+        for server in gone:
+            server.when_changed = server.when_decided = _no_listener
+            server.set_admin("maint")
+
+    def _set_servers(self) -> bool:
+        """Of the configuration and of the discovery -> True if they are the same as before."""
+        servers = [*self._configured, *self._discovered.values()]
+        weights = [server.config.weight for server in servers]
+        before = self.servers
+        if servers != before or weights != self._configured_weights:
+            # Strategies that build on these must rebuild, even if the present weights are equal.
+            self.up, self.weights = [], ()
+        self.servers, self._configured_weights = servers, weights
+        self.primaries = [s for s in servers if not s.config.backup]
+        self.backups = [s for s in servers if s.config.backup]
+        is_only = len(servers) == 1
+        if is_only or len(before) <= 1:
+            for server in servers:
+                server.is_only_server = is_only
+        for server in self._configured:
+            server.when_changed = self._changed
+            server.when_decided = self._decided
+        return servers == before
+
     def _set_outliers(self, configured: options.Outlier | None, *, is_same: bool) -> None:
-        """A new detector whenever the servers or the rules have changed."""
+        """A new detector if a reload has changed the rules or the servers."""
         if configured is None:
             if self.outliers is not None:
                 self.outliers = None
@@ -335,7 +434,7 @@ class Pool:
     @property
     def queue_length(self) -> int:
         """Requests that wait, for one server or for any, in all processes."""
-        return len(self.waiting) + self.waiting_elsewhere
+        return len(self.waiting) + len(self.starting) + self.waiting_elsewhere
 
     def candidates(self, tried: Collection[Server], now: float) -> list[Server]:
         """Servers that can take a request now: the primaries, or the backups if there is none, or
@@ -379,17 +478,22 @@ class Pool:
         return any(s.is_in_rotation and s not in tried and s.may_serve(now) for s in self.servers)
 
     def can_wait(self, tried: Collection[Server]) -> bool:
-        """True if some server could serve as soon as it is no longer full.
+        """True if some server could serve as soon as it is no longer full; or if all are leaving,
+        or there are none, and a discovery may find others.
 
         Passive failures do not matter: where all others have been tried, those that failed serve.
         """
-        return any(s.is_in_rotation and s not in tried and s.is_able for s in self.servers)
+        if any(s.is_in_rotation and s not in tried and s.is_able for s in self.servers):
+            return True
+        return self.expects_servers and not any(s.is_in_rotation for s in self.servers)
 
-    def lease(self, server: Server, now: float) -> Lease:
-        """Start using `server`, which a strategy picked from `candidates`."""
+    def lease(self, server: Server, now: float, request: Any = None) -> Lease:
+        """Start using `server`, which a strategy picked from `candidates`, for `request`."""
         self._now = now
         has_news = server.fails and self._picked(server, now)
         lease = Lease(self, server)
+        if self.follower is not None and request is not None:
+            lease.ticket = self.follower.started(server, request, now)
         if has_news:
             self.look_at_queue()
         return lease
@@ -407,7 +511,7 @@ class Pool:
         has_news = not was_out and server.has_failed(now)
         return self._judge_failures() or has_news
 
-    def claim(self, server: Server, now: float) -> Lease | None:
+    def claim(self, server: Server, now: float, request: Any = None) -> Lease | None:
         """`lease` where other processes lease too: None if one of them got the last place.
 
         Each process writes its own lease before it reads the others', so the limit always holds.
@@ -418,6 +522,8 @@ class Pool:
         is_over = self.peers is not None and server.max_connections and self.peers.is_over(server)
         if is_over:
             lease.release()
+        elif self.follower is not None and request is not None:
+            lease.ticket = self.follower.started(server, request, now)
         if has_news:
             self.look_at_queue()
         return None if is_over else lease
@@ -426,6 +532,8 @@ class Pool:
         """Join the queue. Leave it by `leave`, or by `lease_granted` being called."""
         self.waiting.append(waiter)
         self._count(waiter, 1)
+        if self.follower is not None:
+            self.follower.joined(waiter)
         if self.peers is not None:
             self.peers.queue_changed(self, waiter, joined=True)
 
@@ -433,8 +541,17 @@ class Pool:
         """Leave the queue: the request timed out, or its client has left."""
         self.waiting.remove(waiter)
         self._count(waiter, -1)
+        if self.follower is not None:
+            self.follower.left(waiter)
         if self.peers is not None:
             self.peers.queue_changed(self, waiter, joined=False)
+
+    def await_server(self, waiter: Starter) -> None:
+        """Wait for the first server that comes up. Leave by `leave_start`, or by `server_is_up`."""
+        self.starting.append(waiter)
+
+    def leave_start(self, waiter: Starter) -> None:
+        self.starting.remove(waiter)
 
     def _count(self, waiter: Waiter, change: int) -> None:
         """In the queue of the server that it is pinned to."""
@@ -445,24 +562,35 @@ class Pool:
                 self.touched.add(pinned)
 
     def serve_waiting(self, server: Server) -> None:
-        """While `server` has room: the first that may use it gets it, in order of arrival.
+        """While `server` has room: the first that may use it gets it, in order of arrival, or in
+        the follower's.
 
         Failures are judged by the last known time, so a failing server may have to wait for the
-        next `tick` to be probed.
+        next `tick` to be probed. The turns of processes go by arrival alone: with an order that
+        each has for itself, two of them could give way to each other for ever.
         """
+        follower = self.follower
         while not server.is_full and server.is_able:
-            waiter = next((w for w in self.waiting if self._accepts(w, server)), None)
+            has_room = follower is None or follower.has_room(server, self._now)
+            if not has_room and not server.queued:
+                return
+            waiter = next((w for w in self.waiting if self._accepts(server, has_room, w)), None)
             if waiter is None:
                 return
             peers = self.peers if self._yields else None
             if peers is not None and peers.is_others_turn(self, server, waiter):
                 return
+            if follower is not None:
+                accepts = partial(self._accepts, server, has_room)
+                waiter = follower.next_waiter(waiter, accepts)
             has_news = server.fails and self._picked(server, self._now)
             lease = Lease(self, server)
             if self.peers is not None and server.max_connections and self.peers.is_over(server):
                 lease.release()
                 return
             self.leave(waiter)
+            if follower is not None:
+                lease.ticket = follower.started(server, waiter, self._now)
             waiter.lease_granted(lease)
             if has_news:
                 self.look_at_queue()
@@ -484,8 +612,16 @@ class Pool:
 
     def look_at_queue(self) -> None:
         """Serve the waiting requests that can be served now."""
+        if self.starting and self.can_wait(()):
+            self._start()
         if self.waiting:
             self._serve_all()
+
+    def _start(self) -> None:
+        """A server is up: each request chooses by the strategy, in order of arrival."""
+        for _ in range(len(self.starting)):
+            if self.starting:  # one may have ended others
+                self.starting.popleft().server_is_up()
 
     def _serve_all(self) -> None:
         """First re-pin the requests whose server is unavailable, then serve by arrival."""
@@ -518,12 +654,13 @@ class Pool:
             if waiter in self.waiting:  # failing one may have ended others
                 waiter.fail(error)
 
-    def _accepts(self, waiter: Waiter, server: Server) -> bool:
+    def _accepts(self, server: Server, has_room: bool, waiter: Waiter) -> bool:
         if waiter.pinned_to is not None:
             return waiter.pinned_to is server
         now, tried = self._now, waiter.tried
         return (
-            server.is_in_rotation
+            has_room
+            and server.is_in_rotation
             and server not in tried
             and (not server.is_degraded or self._is_last_resort(tried, now))
             and (server.may_serve(now) or not self.may_any_serve(tried, now))

@@ -3,7 +3,8 @@
     state      who set it                                 new requests            those pinned to it
     up         the checks, or the default                 yes                     yes
     degraded   a check timed out, but its streams moved   if no other server can  yes
-    drain      the operator, or the server itself         no                      yes
+    drain      the operator, the server itself, or its    no                      yes
+               discovery
     failing    its requests failed `max_fails` times      no                      no
     ejected    it stood out by its failures, for a time   no                      no
     down       the checks                                 no                      no
@@ -129,12 +130,12 @@ class Server:
         self.last_check = "" if not configured.down else "marked down in the configuration"
         self.is_degraded = False
         self.is_announcing_drain = False  # it asks for no new requests
-        self.is_draining = False  # it, or the operator
+        self.is_draining = configured.leaves  # or the operator, or the server itself
         self.is_up = not configured.down  # neither down nor in maintenance
         self.ejected_until = 0.0  # monotonic seconds; 0: it is not ejected
         self.ejected_because = ""
         self.ejections = 0
-        self.takes_new = self.is_up  # requests that are not pinned
+        self.takes_new = self.is_up and not configured.leaves  # requests that are not pinned
         self.is_only_server = False
         self.in_panic = False
         self.current_weight = 0.0
@@ -307,12 +308,26 @@ class Server:
         before, self.config = self.config, configured
         if configured == before:
             return
+        if configured.address != before.address:
+            self._moved()
         if configured.weight != before.weight:
             self.operator_weight = None
         self._set_warmth(self.warmth if configured.slow_start else 1.0)
         if configured.down != before.down:
             self.set_admin(_configured_admin(configured))
         self._changed()
+
+    def _moved(self) -> None:
+        """A discovered server has another address: what its failures and checks said is void. What
+        the operator has set stays, and so do its counters."""
+        self.fails = 0
+        self.ejected_until = 0.0
+        self.is_announcing_drain = False
+        self.maintenances += 1  # results of checks that are on their way are of the old address
+        if self.admin != "maint":
+            self.is_healthy = not self.starts_down
+            self.last_check = _NOT_CHECKED if self.starts_down else ""
+            self._cool_down()
 
     # Set by the checks; ignored in maintenance.
 
@@ -436,7 +451,7 @@ class Server:
         elif not was_up:
             self.fails = 0
             self.effective_weight = self.weight
-        self.is_draining = self.admin == "drain" or self.is_announcing_drain
+        self.is_draining = self.admin == "drain" or self.is_announcing_drain or self.config.leaves
         is_kept_back = self.is_degraded or self.is_draining or self.is_ejected
         self.takes_new = self.is_up and not is_kept_back
         self.when_changed()

@@ -1,6 +1,6 @@
 """Load-balancing strategies: pure, one a file, each with its options; `registry` lists them."""
 
-from hermes_lb.balancing.base import Learner, Strategy, StrategyOptions
+from hermes_lb.balancing.base import Learner, Strategy, StrategyOptions, Tracker
 from hermes_lb.balancing.consistent_hash import ConsistentHash
 from hermes_lb.balancing.registry import STRATEGIES
 from hermes_lb.balancing.request import Request
@@ -12,4 +12,5 @@ __all__ = [
     "Request",
     "Strategy",
     "StrategyOptions",
+    "Tracker",
 ]

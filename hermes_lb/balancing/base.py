@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from hermes_lb.balancing.explanation import Explanation
 from hermes_lb.options.section import Section
 from hermes_lb.options.units import PositiveDuration
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from hermes_lb.backends import Pool, Server
-    from hermes_lb.balancing.explanation import Explanation, View
+    from hermes_lb.backends import Pool, Server, Waiter
+    from hermes_lb.backends.pool import Follower, Ticket
+    from hermes_lb.balancing.explanation import View
     from hermes_lb.balancing.request import Request
     from hermes_lb.http import ResponseHead
 
@@ -38,7 +40,7 @@ class Strategy:
 
     options: ClassVar[type[StrategyOptions]] = StrategyOptions
     #: How it picks, in one sentence, for the laboratory.
-    rule: ClassVar[str]
+    rule: ClassVar[str] = "by a rule of its own"
 
     def __init__(self, options: StrategyOptions = NO_OPTIONS) -> None:
         """With options of the class `self.options`."""
@@ -54,7 +56,7 @@ class Strategy:
         picked, before that one is leased. It changes neither the strategy nor the pool; random
         numbers come from `view.rng`.
         """
-        raise NotImplementedError
+        return lambda picked: Explanation([(picked, "")], "is its pick")
 
     def figure(self, server: Server, now: float) -> str:
         """The number by which it compares `server`, in words after a comma; empty: none."""
@@ -62,6 +64,9 @@ class Strategy:
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
         """`server` has reported its load, in requests: in a response, or in a health check's."""
+
+    def forget(self, server: Server) -> None:
+        """The server has left the configuration, and its last request has ended."""
 
     def detach(self, pool: Pool) -> None:
         """Give back to the pool what the strategy keeps of it: another strategy takes over."""
@@ -77,12 +82,53 @@ LEARNER_DEFAULTS: Final = LearnerOptions()
 class Learner(Strategy):
     """A strategy that learns from responses."""
 
-    options = LearnerOptions
+    options: ClassVar[type[StrategyOptions]] = LearnerOptions
 
     def answered(self, server: Server, head: ResponseHead, seconds: float, now: float) -> None:
         """A final response head (or a 101) came, `seconds` after the server was picked."""
         raise NotImplementedError
 
-    def forget(self, server: Server) -> None:
-        """The server has left the configuration, and its last request has ended."""
-        raise NotImplementedError
+
+class Tracker(Strategy):
+    """A strategy that follows the requests of its pool (`pool.Follower`), once it has called
+    `follow`: it sees each lease begin and end, and may order or hold back those that wait.
+
+    A method that is not overridden changes nothing.
+    """
+
+    #: What the pool calls in its place: the guard of a user's strategy. None: itself.
+    stand_in: Follower | None = None
+
+    def follow(self, pool: Pool) -> None:
+        """Follow `pool`: call it at the beginning of each pick."""
+        follower = self if self.stand_in is None else self.stand_in
+        if pool.follower is not follower:
+            pool.follower = follower
+            for waiter in pool.waiting:
+                follower.joined(waiter)
+
+    def started(self, server: Server, request: Request, now: float) -> Ticket | None:
+        """`request` has a lease on `server`: picked, from the queue, or of its session. Return what
+        is to be called when it ends."""
+        return None
+
+    def has_room(self, server: Server, now: float) -> bool:
+        """False: requests of no session wait in the queue rather than at this server. Such a
+        strategy picks None while no candidate has room; then it is asked for each server at each
+        release, and once a second."""
+        return True
+
+    def joined(self, waiter: Waiter) -> None:
+        """A request waits in the queue."""
+
+    def left(self, waiter: Waiter) -> None:
+        """It waits no more: it is served, or has given up."""
+
+    def next_waiter(self, first: Waiter, accepts: Callable[[Waiter], bool]) -> Waiter:
+        """The waiting request to serve next, of those that `accepts` is true for; `first` is the
+        one of them that waits longest."""
+        return first
+
+    def detach(self, pool: Pool) -> None:
+        if pool.follower is self or pool.follower is self.stand_in:
+            pool.follower = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from math import ceil, log
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from pydantic import Field, field_validator
 
@@ -53,8 +53,16 @@ def _client_address(request: Request) -> bytes:
     return request.client_address.encode()
 
 
-class HashOptions(StrategyOptions):
+class KeyOptions(StrategyOptions):
     hash_on: str = Field(CLIENT, pattern=HASH_ON)
+
+    @property
+    def header_keys(self) -> tuple[str, ...]:
+        kind, _, name = self.hash_on.partition(":")
+        return (name,) if kind == "header" else ()
+
+
+class HashOptions(KeyOptions):
     # Envoy and HAProxy have no bound by default. A tighter one sends more keys to other servers.
     load_factor: float = Field(1.25, ge=0.0, le=1000.0)
 
@@ -64,11 +72,6 @@ class HashOptions(StrategyOptions):
         if 0.0 < factor < 1.0:
             raise ValueError("write 1.0 or more, or 0.0 for no bound")
         return factor
-
-    @property
-    def header_keys(self) -> tuple[str, ...]:
-        kind, _, name = self.hash_on.partition(":")
-        return (name,) if kind == "header" else ()
 
 
 DEFAULTS: Final = HashOptions()
@@ -82,7 +85,7 @@ class Hashed(Strategy):
     Bounded Loads", 2017); a key whose server is over the bound goes to its next one. 0: no bound.
     """
 
-    options = HashOptions
+    options: ClassVar[type[StrategyOptions]] = HashOptions
 
     def __init__(self, options: HashOptions = DEFAULTS) -> None:
         self._key = key_source(options.hash_on)
@@ -92,12 +95,7 @@ class Hashed(Strategy):
         self._weights: tuple[int, ...] | None = None
 
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
-        if pool.weights is not self._weights:
-            self._weights = pool.weights
-            self._build(pool.primaries)
-        if pool.up is not self._up:
-            self._up = pool.up
-            self._weight_up = sum(server.weight for server in pool.up)
+        self._prepare(pool)
         hashed = hash64(self._key(request))
         if self._weight_up:
             # in_flight < ceil(x) is in_flight < x. Products, as quotients would be rounded.
@@ -145,6 +143,15 @@ class Hashed(Strategy):
                     return server
         first = [s for s in fit if not s.config.backup] or fit
         return _by_rendezvous(((s, s.full_weight) for s in first), hashed)
+
+    def _prepare(self, pool: Pool) -> None:
+        """Follow the pool's servers and their weights."""
+        if pool.weights is not self._weights:
+            self._weights = pool.weights
+            self._build(pool.primaries)
+        if pool.up is not self._up:
+            self._up = pool.up
+            self._weight_up = sum(server.weight for server in pool.up)
 
     def _build(self, servers: list[Server]) -> None:
         """Prepare for these servers, which may be down; weights of 0 have no share."""

@@ -2,7 +2,7 @@
 
 loader       `load_config`: a file or a mapping -> a Config, or all that is wrong with it
 source       a file's bytes -> its tables; `lines`: on which line a key stands
-environment  `${NAME}` in its strings
+environment  `${NAME}` in its strings; `secret_files`: secrets in files of their own
 models       the whole; its sections are in process, frontend (with match) and backend
 references   names that must exist, or be distinct; routes out of reach
 explain      pydantic's errors in words for people; `allowed`: what a key accepts;

@@ -17,6 +17,12 @@ def admin_context(configured: AdminTls) -> ssl.SSLContext:
     # us 0.1 s of CPU (`proxy.client_hello`).
     context.set_ecdh_curve("prime256v1")
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+    load_certificate(context, configured)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, configured: AdminTls) -> None:
+    """For new handshakes. Raises as `admin_context`; the context may be unusable then."""
     try:
         context.load_cert_chain(configured.certificate, configured.key, password=_no_passphrase)
     except ssl.SSLError as error:
@@ -30,7 +36,6 @@ def admin_context(configured: AdminTls) -> ssl.SSLContext:
             f"can't read {configured.certificate} or {configured.key} ([admin.tls]): "
             f"{error.strerror}",
         ) from None
-    return context
 
 
 def _no_passphrase() -> str:

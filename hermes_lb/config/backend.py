@@ -19,12 +19,13 @@ from hermes_lb.affinity.keys import KeyOptions
 from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.backends.options import OptionalTls, Outlier, Server
 from hermes_lb.balancing import STRATEGIES, StrategyOptions
+from hermes_lb.discovery.sources.options import DiscoveryOptions
 from hermes_lb.health.probes.base import ProbeOptions
 from hermes_lb.health.probes.registry import DEFAULT as DEFAULT_PROBE
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.options.kinds import Kinds
 from hermes_lb.options.section import Section
-from hermes_lb.options.units import PositiveDuration, UnixAddress
+from hermes_lb.options.units import Duration, PositiveDuration, UnixAddress
 
 if TYPE_CHECKING:
     StrategyName = str
@@ -76,11 +77,14 @@ class Backend(Section):
     keep_alive: int = Field(32, ge=0, le=10_000)
     keep_alive_timeout: PositiveDuration = 60.0
     retries: int = Field(3, ge=0, le=100)
+    wait_for_server: Duration = 0.0
+    max_queue: int = Field(0, ge=0, le=1_000_000)
     tls: OptionalTls = None
     proxy_protocol: Literal["v1", "v2"] | None = None
     protocol: Literal["http/1.1", "h2"] = "http/1.1"
     on_marked_down: Literal["shutdown_sessions"] | None = None
-    servers: list[Server] = Field(min_length=1)
+    discovery: DiscoveryOptions | None = None
+    servers: list[Server] = Field([])
 
     @property
     def header_keys(self) -> frozenset[bytes]:
@@ -89,6 +93,12 @@ class Backend(Section):
         for rule in self.stick:
             names += rule.header_keys
         return frozenset(name.lower().encode() for name in names)
+
+    @model_validator(mode="after")
+    def _has_servers(self) -> Self:
+        if not self.servers and self.discovery is None:
+            raise ValueError("it has no servers: give servers, or a discovery")
+        return self
 
     @model_validator(mode="after")
     def _checks_mark_down(self) -> Self:

@@ -14,6 +14,7 @@ from hermes_lb.config.environment import expanded
 from hermes_lb.config.lines import LineIndex
 from hermes_lb.config.models import Config
 from hermes_lb.config.references import check_references
+from hermes_lb.config.secret_files import filled, refreshed
 from hermes_lb.config.source import read_source
 from hermes_lb.options.problems import ConfigError, Problem, dotted
 
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 def load_config(source: Config | Mapping[str, Any] | str | Path) -> Config:
     """The configuration in a TOML file (a path), in a mapping of the same shape, or as it is.
 
-    In a file `${NAME}` is a variable of the environment. Raises ConfigError with every problem at
-    once: wrong values, unknown and missing keys, and names that do not fit together. Problems of a
-    file have lines; a file that cannot be read, or is not TOML, has one.
+    In a file `${NAME}` is a variable of the environment; files of secrets are read. Raises
+    ConfigError with every problem at once: wrong values, unknown and missing keys, and names that
+    do not fit together. Problems of a file have lines; a file that cannot be read, or is not TOML,
+    has one.
     """
     if isinstance(source, Config):
-        return source  # coherent, or it could not have been made
+        return refreshed(source)  # coherent, or it could not have been made
     if isinstance(source, Mapping):
         return _validate(_plain(source), None, None)
     name = os.fspath(source)
@@ -40,6 +42,8 @@ def load_config(source: Config | Mapping[str, Any] | str | Path) -> Config:
 def _validate(tables: dict[str, Any], text: str | None, name: str | None) -> Config:
     """`text`: of the file, whose strings may name variables of the environment."""
     values, found = (tables, []) if text is None else expanded(tables, os.environ)
+    values, missing = filled(values)
+    found += missing
     found += check_references(values)
     try:
         config = Config.model_validate(values)

@@ -18,6 +18,13 @@ def name_at(name: str, address: str) -> str:
     return f"{name}-{address.replace(':', '-')}"
 
 
+def source_of(server: Server) -> str:
+    """Where a server comes from: "config", "resolve", or the kind of a discovery."""
+    if server.source == "config" and resolved_name(server) is not None:
+        return "resolve"
+    return server.source
+
+
 def resolved_name(server: Server) -> str | None:
     """The name in the file of a server that is looked up, or of one that was made so.
 

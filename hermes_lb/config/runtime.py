@@ -92,7 +92,8 @@ class RuntimeServers:
             if owner == name and server.name not in names
         ]
         # All that it has may have gone from a name that is looked up: better these than none.
-        for server in present or backend.servers:
+        is_empty = not present and backend.discovery is None
+        for server in backend.servers if is_empty else present:
             changed = self._changed.get((name, server.name))
             yield server if changed is None else _with(server, changed)
 

@@ -2,11 +2,13 @@
 
 operator     the commands that a balancer implements
 admin        the listener: start, stop, routes
+certificate  its TLS certificate, reread when its files change
 guard        access control; `token`: the admin token, reread when its file changes
 strangers    closes connections that make no permitted request
 runner       aiohttp's server with our form of errors; `quiet`: without its tracebacks
 endpoints    how an operation of /api/v1 is declared; `errors`: its error responses
 api          queries and the live stream; `feed`: its events
+scaling      /api/v1/scaling: the load of each backend, for autoscalers
 commands     commands; `turns_api`: /api/v1/turns
 shapes       the shapes of all answers, bodies and queries; `views`: the answers
 openapi      the API description; `openapi_page`: as a web page

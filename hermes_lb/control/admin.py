@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from hermes_lb.config.admin_tls import admin_context
 from hermes_lb.control import strangers
 from hermes_lb.control.api import Api
+from hermes_lb.control.certificate import AdminCertificate
 from hermes_lb.control.commands import CommandsApi
 from hermes_lb.control.endpoints import PREFIX, routes_of
 from hermes_lb.control.errors import answer_for, error_response
@@ -27,6 +27,7 @@ from hermes_lb.control.openapi import document
 from hermes_lb.control.openapi_page import render as render_description
 from hermes_lb.control.quiet import QuietLog
 from hermes_lb.control.runner import Runner
+from hermes_lb.control.scaling import ScalingApi
 from hermes_lb.control.token import Token
 from hermes_lb.control.turns_api import TurnsApi
 from hermes_lb.observe.metrics import CONTENT_TYPE, render
@@ -99,8 +100,9 @@ class AdminServer:
             for sock in sockets:
                 unused.callback(sock.close)
             token = Token(self._config)
-            tls = None if self._config.tls is None else admin_context(self._config.tls)
+            tls = None if self._config.tls is None else AdminCertificate(self._config.tls)
             unused.pop_all()
+        context = None if tls is None else tls.context
         runner = Runner(
             self._application(token),
             access_log=None,
@@ -112,12 +114,14 @@ class AdminServer:
         await runner.setup()
         try:
             for sock in sockets or listening_sockets(self._config.bind):
-                await web.SockSite(runner, sock, ssl_context=tls).start()
+                await web.SockSite(runner, sock, ssl_context=context).start()
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
         self._tasks.spawn(self._sweep(runner), name="admin connections")
+        if tls is not None:
+            self._tasks.spawn(tls.follow_files(), name="admin certificate")
 
     async def _sweep(self, runner: web.AppRunner) -> None:
         while True:
@@ -134,7 +138,8 @@ class AdminServer:
 
     def _application(self, token: Token) -> web.Application:
         page = _page_files()
-        api = Api(self._operator, self.history)
+        scaling = ScalingApi(self._operator)
+        api = Api(self._operator, self.history, scaling.scaling)
         self._guard = Guard(
             self._config.bind.host,
             token,
@@ -150,6 +155,7 @@ class AdminServer:
                 web.get(f"{PREFIX}openapi.json", self._description),
                 *routes_of(api),
                 *routes_of(CommandsApi(self._operator, self.history)),
+                *routes_of(scaling),
                 *routes_of(TurnsApi(self._operator)),
                 *(web.get(path, handler) for path, handler in page.items()),
             ]

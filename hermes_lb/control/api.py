@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.control.history import History, Key, Span
     from hermes_lb.control.operator import Operator
+    from hermes_lb.control.scaling import Scaling
 
 logger = logging.getLogger("hermes_lb.admin")
 
@@ -38,12 +39,18 @@ _SEND_BUFFER = 65_536
 
 
 class Api:
-    """The handlers. `start` begins sampling; `wall` is the Unix time."""
+    """The handlers. `start` begins sampling, also of `scaling`; `wall` is the Unix time."""
 
     def __init__(
-        self, operator: Operator, history: History, *, wall: Callable[[], float] = time.time
+        self,
+        operator: Operator,
+        history: History,
+        scaling: Scaling,
+        *,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._operator = operator
+        self._scaling = scaling
         self._history = history
         self._wall = wall
         self._feed = Feed()
@@ -63,6 +70,7 @@ class Api:
         while True:
             try:
                 self._operator.observed.refresh()
+                self._scaling.sample(self._operator.now())
                 for _ in self._history.sample(self._operator.now(), self._wall()):
                     await asyncio.sleep(0)  # 100 servers take milliseconds: yield to other work
                 if self._feed.listeners:

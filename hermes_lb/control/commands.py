@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends.options import Server as ServerOptions
 from hermes_lb.config import ConfigError
+from hermes_lb.config.resolved import source_of
 from hermes_lb.config.runtime import CHANGEABLE
 from hermes_lb.control import shapes, views
 from hermes_lb.control.endpoints import delete, get, post, put
@@ -127,7 +128,8 @@ class CommandsApi:
         backend, server = _named(request)
 
         def remove(runtime: RuntimeServers) -> RuntimeServers:
-            self._find(request)
+            _, found = self._find(request)
+            _refuse_discovered(found)
             if len(self._pool(backend).servers) == 1:
                 raise NotPossible(f"{server} is the last server of {backend}: add another first")
             return runtime.with_removed(backend, server)
@@ -148,7 +150,9 @@ class CommandsApi:
             raise ApiError(400, f"{shown!r} can't be changed; {', '.join(CHANGEABLE)} can")
 
         def change(runtime: RuntimeServers) -> RuntimeServers:
-            configured: Any = self._find(request)[1].config
+            _, found = self._find(request)
+            _refuse_discovered(found)
+            configured: Any = found.config
             return runtime.with_changed(backend, configured, options)
 
         await self._change(change)
@@ -275,6 +279,13 @@ class CommandsApi:
 
     def _described(self, pool: Pool, server: Server) -> shapes.Server:
         return views.describe_server(pool, server, self._operator.now(), self._history)
+
+
+def _refuse_discovered(server: Server) -> None:
+    """Raises NotPossible."""
+    source = source_of(server.config)
+    if source not in ("config", "resolve"):
+        raise NotPossible(f"{server.name} is of the discovery ({source}), which decides on it")
 
 
 def _named(request: web.Request) -> tuple[str, str]:

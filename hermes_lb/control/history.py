@@ -346,7 +346,7 @@ def reason(server: Server) -> str:
     if server.state == server.admin:
         return f"set to {server.admin}"
     if server.state == "drain":
-        return "announced by itself"
+        return "leaves, by its discovery" if server.config.leaves else "announced by itself"
     return server.last_check or "not checked"
 
 

@@ -16,6 +16,7 @@ from hermes_lb.control import shapes
 from hermes_lb.control.api import Api
 from hermes_lb.control.commands import CommandsApi
 from hermes_lb.control.endpoints import PREFIX, Endpoint, endpoints_of
+from hermes_lb.control.scaling import ScalingApi
 from hermes_lb.control.turns_api import TurnsApi
 from hermes_lb.observe.metric_table import version
 
@@ -117,7 +118,7 @@ def _parameters(query: type[Given]) -> list[Schema]:
     ]  # fmt: skip
 
 
-_ENDPOINTS = endpoints_of(Api, CommandsApi, TurnsApi)
+_ENDPOINTS = endpoints_of(Api, CommandsApi, ScalingApi, TurnsApi)
 
 
 @cache

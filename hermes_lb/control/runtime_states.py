@@ -53,13 +53,19 @@ def states_of(pools: Mapping[str, Pool]) -> SavedStates:
 
 
 def away(states: SavedStates, pools: Mapping[str, Pool]) -> SavedStates:
-    """Entries of absent servers that may come back: addresses of a host name."""
+    """Entries of absent servers that may come back: addresses of a host name, and all of a backend
+    with a discovery."""
     found: SavedStates = {}
     for backend, pool in pools.items():
         saved = states.get(backend)
         if not saved:
             continue
         present = {server.name for server in pool.servers}
+        if pool.expects_servers:  # any name may come back
+            absent = [name for name in saved if name not in present]
+            if absent:
+                found[backend] = {name: saved[name] for name in absent[-MOST_AWAY:]}
+            continue
         looked_up = {name for s in pool.servers if (name := resolved_name(s.config)) is not None}
         beginnings = tuple(name_at(name, "") for name in looked_up)
         waiting = [name for name in saved if name not in present and name.startswith(beginnings)]
@@ -90,15 +96,17 @@ def apply(states: SavedStates, pools: Mapping[str, Pool]) -> None:
                 unknown.append(f"{backend}/{name} at {saved.address}")
     if may_come:
         logger.info(
-            "state file: entries kept for resolved addresses that are absent: %s", _list(may_come)
+            "state file: entries kept for servers that are absent and may come back: %s",
+            _list(may_come),
         )
     if unknown:
         logger.info("state file: no such servers: %s", _list(unknown))
 
 
-def _address(server: Server) -> str:
-    """Identifies a server beside its name (`Pool.reconfigure`); resolved, for a host name."""
-    return str(server.config.address)
+def _address(server: Server) -> str | None:
+    """Identifies a server beside its name (`Pool.reconfigure`); resolved, for a host name. None:
+    the name is enough."""
+    return None if server.config.is_discovered else str(server.config.address)
 
 
 def _is_of(saved: SavedState, server: Server) -> bool:

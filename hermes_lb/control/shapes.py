@@ -118,6 +118,7 @@ class _Server(Shape):
     backend: str
     name: str
     address: str
+    source: Annotated[str, Field(description='"config", "resolve", or the kind of its discovery')]
     state: Annotated[State, Field(description="the actual state; the worst one that applies")]
     admin: Annotated[Admin, Field(description="the state set by operators")]
     because: Annotated[str, Field(description="the reason of its state")]
@@ -179,6 +180,24 @@ class Backend(_Backend):
 
 class SampledBackend(_Backend):
     sample: Annotated[Sample, Field(description="the last second; empty before the first one")]
+
+
+class Scaling(Shape):
+    servers: Count
+    available: Annotated[Count, Field(description="available servers")]
+    in_flight: Annotated[Count, Field(description="requests, streams and tunnels on servers")]
+    queued: Annotated[Count, Field(description="requests that wait for a server")]
+    demand: Annotated[Count, Field(description="in_flight + queued: what servers are needed for")]
+    queued_for: Annotated[
+        Seconds, Field(description="seconds for which the queue has not been empty")
+    ]
+    queue_wait: Annotated[
+        Seconds, Field(description="mean wait of requests that ended in the last minute")
+    ]
+    requests_per_second: Annotated[Number, Field(description="that ended, in the last minute")]
+    bytes_per_second: Annotated[
+        Number, Field(description="of responses that ended, in the last minute")
+    ]
 
 
 # The balancer.

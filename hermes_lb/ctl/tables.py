@@ -170,12 +170,13 @@ def _streams(route: Route) -> str:
 
 def servers(rows: Iterable[Server]) -> Iterable[Table]:
     yield Table(
-        ["SERVER", "ADDRESS", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT", ">REQUESTS",
-         ">5XX", ">ABORTED"],
+        ["SERVER", "ADDRESS", "SOURCE", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT",
+         ">REQUESTS", ">5XX", ">ABORTED"],
         [
             (
                 f"{s['backend']}/{s['name']}{' (backup)' if s['backup'] else ''}",
                 s["address"],
+                s.get("source", ""),  # a balancer of before discovery has none
                 state(s),
                 printable(s["because"]),
                 flight(s),
@@ -187,7 +188,8 @@ def servers(rows: Iterable[Server]) -> Iterable[Table]:
             )
             for s in rows
         ],
-        less=["ABORTED", "5XX", "REQUESTS", "ADDRESS", "WEIGHT", "QUEUED", "WHY", "IN FLIGHT"],
+        less=["ABORTED", "5XX", "SOURCE", "REQUESTS", "ADDRESS", "WEIGHT", "QUEUED", "WHY",
+              "IN FLIGHT"],
     )  # fmt: skip
 
 

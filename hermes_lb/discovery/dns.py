@@ -11,8 +11,8 @@ HAProxy's `server-template` assigns numbers instead: those names are fewer, but 
 mean another machine tomorrow.
 
 When the look-up fails, the last answer stays in use: health checks know better than a broken
-resolver which servers are alive. An address is removed when several answers in a row lack it, since
-some DNS servers return a part of their addresses each time (HAProxy, `hold obsolete`).
+resolver which servers are alive. An address is removed when several answers in a row lack it
+(`sources.addresses`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from hermes_lb.backends.dialing import HostName
 from hermes_lb.config import Address
 from hermes_lb.config.resolved import name_at
+from hermes_lb.discovery.sources.addresses import Known
 from hermes_lb.tasks import Tasks, jittered
 
 if TYPE_CHECKING:
@@ -41,45 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb.resolver")
 
-GONE_AFTER = 3
-"""Answers in a row without an address after which its server goes; as `fall` of health checks."""
-
-MOST_ADDRESSES = 256
-"""Of one name; the lowest count. A wrong answer must not make thousands of servers."""
-
 # Seconds that a start waits for the first answers; a server without one is used as configured.
 _PATIENCE = 5.0
-
-_IP = IPv4Address | IPv6Address
-
-
-class Known:
-    """The addresses of one host name, by the answers so far. No I/O."""
-
-    def __init__(self) -> None:
-        self.addresses: tuple[str, ...] = ()  # lowest first
-        self._missed: dict[str, int] = {}  # in how many answers in a row
-
-    def answered(self, answer: Iterable[str]) -> bool:
-        """Apply an answer, in any order -> whether the addresses have changed.
-
-        Report an empty answer as an error instead.
-        """
-        present = set(answer)
-        self._missed = {
-            address: self._missed.get(address, 0) + 1
-            for address in self.addresses
-            if address not in present
-        }
-        kept = {address for address, times in self._missed.items() if times < GONE_AFTER}
-        before = self.addresses
-        self.addresses = tuple(sorted(present | kept, key=_place)[:MOST_ADDRESSES])
-        return self.addresses != before
-
-
-def _place(address: str) -> tuple[int, _IP]:
-    parsed = ip_address(address)
-    return parsed.version, parsed
 
 
 def expand(

@@ -128,6 +128,7 @@ class HealthChecker:
         self._tasks = Tasks()
         self._is_running = False
         self._dialers: dict[str, Dialer] = {}
+        self._probes: dict[str, tuple[ProbeOptions, Probe]] = {}  # by backend, for these options
         self._pools = pools
         self._targets: dict[Server, _Target] = {}
         self._known = set(known)  # checked or not
@@ -198,6 +199,31 @@ class HealthChecker:
             if server in self._forced
         ]
 
+    def discover(self, backend: str, changed: Iterable[Server], removed: Iterable[Server]) -> None:
+        """Servers of a backend's discovery are new or have another address, or are gone. The costs
+        are those of these servers."""
+        for server in removed:
+            self._known.discard(server)
+            self._forced.discard(server)
+            target = self._targets.pop(server, None)
+            if target is not None and (watch := self._watches.pop(target, None)) is not None:
+                watch.cancel()
+        configured = self._configured.get(backend)
+        if configured is None or configured.health is None:
+            return
+        new = []
+        for server in changed:
+            target = self._targets.get(server)
+            if target is None:
+                target = self._target(self._pools[backend], server, configured.health)
+                self._targets[server] = target
+                new.append(target)
+            dialer = self._dialers[backend]
+            target.dialer = dialer.to(server.config, dialer.protocol)
+            self._known.add(server)
+        if self._is_running:
+            self._watch(new)
+
     async def stop(self) -> None:
         """End all checks and close their connections. The servers keep their states. Idempotent."""
         await self._tasks.cancel_all()
@@ -206,6 +232,7 @@ class HealthChecker:
 
     def _retarget(self, configured: Mapping[str, config.Backend]) -> None:
         """Decide which servers are checked, and how."""
+        self._configured = configured
         before, self._targets = self._targets, {}
         for name, pool in self._pools.items():
             health = configured[name].health
@@ -213,19 +240,26 @@ class HealthChecker:
                 continue
             dialer = Dialer.of(name, configured[name], self._dialers.get(name))
             self._dialers[name] = dialer
-            probe = PROBES[health.probe](health)
             for server in pool.servers:
                 target = before.get(server)
                 if target is None or target.health != health:
-                    target = _Target(pool, server, health, probe, is_new=server not in self._known)
+                    target = self._target(pool, server, health)
                 target.dialer = dialer.to(server.config, dialer.protocol)  # from the next check on
                 self._targets[server] = target
         self._known = {server for pool in self._pools.values() for server in pool.servers}
         self._forced &= self._known
 
+    def _target(self, pool: Pool, server: Server, health: ProbeOptions) -> _Target:
+        probe = self._probes.get(pool.name)
+        if probe is None or probe[0] != health:
+            self._probes[pool.name] = probe = health, PROBES[health.probe](health)
+        return _Target(pool, server, health, probe[1], is_new=server not in self._known)
+
     def _watch_all(self) -> None:
         """Start the checks of new targets."""
-        new = [target for target in self._targets.values() if target not in self._watches]
+        self._watch([target for target in self._targets.values() if target not in self._watches])
+
+    def _watch(self, new: list[_Target]) -> None:
         for place, target in enumerate(new):
             server = target.server
             server.starts_down = target.health.start == "down"
@@ -233,10 +267,10 @@ class HealthChecker:
                 server.await_first_check()
             delay = first_delay(target.interval, place, len(new), self._rng)
             self._watches[target] = self._tasks.spawn(
-                self._watch(target, delay), name=f"health check of {target.name}"
+                self._follow(target, delay), name=f"health check of {target.name}"
             )
 
-    async def _watch(self, target: _Target, delay: float) -> None:
+    async def _follow(self, target: _Target, delay: float) -> None:
         while True:
             await asyncio.sleep(delay)
             try:

@@ -183,11 +183,11 @@ class ChunkedBody:
         return self._left == _AT_SIZE and not self._held
 
     def feed(self, data: bytes) -> bytes:
-        if self._left == _AT_SIZE and self._keep and not self._held:
+        if self._left == _AT_SIZE and not self._held:
             # One whole chunk: a server's flush, such as a token of a stream.
             size = len(data)
             if size <= MOST_KNOWN and data.startswith(_OPENINGS[size]) and data.endswith(b"\r\n"):
-                return data
+                return data if self._keep else data[data.find(b"\n") + 1 : -2]
         return self._feed_anything(data)
 
     def _feed_anything(self, data: bytes) -> bytes:

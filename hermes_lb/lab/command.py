@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hermes_lb import signals
+from hermes_lb.lab import traces
 from hermes_lb.lab.experiment import Experiment
 from hermes_lb.lab.html import page, picture
 from hermes_lb.lab.interruption import sigterm_interrupts
 from hermes_lb.lab.report import print_result
 from hermes_lb.lab.scenarios import SCENARIOS
-from hermes_lb.lab.trace import read_trace
+from hermes_lb.lab.study import Sweep, study
+from hermes_lb.lab.summary import GOAL, summary
+from hermes_lb.lab.tables import csv_of
+from hermes_lb.lab.traffic import RecordedTraffic, ScenarioTraffic, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from hermes_lb.lab.traffic import Traffic
+
 _PIPE_WIDTH = 132  # columns
 _INTERRUPTED = 130  # as a shell reports a command ended by SIGINT
+_REQUESTS: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,10 @@ class Asked:
     agents: bool
     why: int | None
     output: Path
+    setup: Setup = field(default_factory=Setup)
+    seeds: int = 1
+    sweep: Sweep = field(default_factory=Sweep)
+    goal: str = GOAL
 
 
 def run(asked: Asked) -> int:
@@ -64,28 +75,46 @@ def run(asked: Asked) -> int:
 
 
 def _virtual(asked: Asked, console: Console, errors: Console) -> int:
+    requests = asked.requests or _REQUESTS
     experiment = Experiment(
-        asked.strategies, asked.servers or 10, asked.requests or 20_000, asked.seed, asked.why
+        asked.strategies, asked.servers or 10, requests, asked.seed, asked.why, asked.setup
     )
+    traffics: list[Traffic] = []
     if asked.trace is None:
-        plays = [partial(experiment.scenario, name) for name in asked.scenarios or SCENARIOS]
+        names = asked.scenarios or SCENARIOS
+        traffics += [ScenarioTraffic(name, requests, asked.setup) for name in names]
     else:
-        with asked.trace.open(encoding="utf-8", errors="replace") as lines:
-            trace = read_trace(lines, asked.requests, asked.backend)
-        experiment.servers = asked.servers or max(2, len(set(trace.servers)))
-        plays = [partial(experiment.trace, trace, asked.trace.name)]
+        recording = traces.read(asked.trace, asked.requests, asked.backend)
+        if asked.servers is None and recording.servers:
+            experiment.servers = max(2, len(set(recording.servers)))
+        traffics.append(RecordedTraffic(recording, asked.trace.name, asked.setup))
     _can_write(asked.output / "lab.json")
     with _progress(experiment, errors):
-        results = [play() for play in plays]
+        results = [_compared(experiment, traffic, asked) for traffic in traffics]
     for result in results:
         print_result(console, result)
     _write(asked.output / "lab.json", json.dumps({"results": results}) + "\n", console)
+    _write(asked.output / "lab.csv", csv_of(results), console)
     _write(asked.output / "lab.html", page(results), console)
     for result in results:
         # Not for a trace, which is named by its file.
         if result["scenario"] in SCENARIOS and (drawn := picture(result)):
             _write(asked.output / f"{result['scenario']}.svg", drawn, console)
     return 0
+
+
+def _compared(experiment: Experiment, traffic: Traffic, asked: Asked) -> dict[str, Any]:
+    """One run in full; the figures of all seeds, at each point; and what follows from them."""
+    result = experiment.play(traffic)
+    if asked.seeds > 1 or len(asked.sweep.points(0)) > 1:
+        points = list(study(experiment, traffic, asked.seeds, asked.sweep))
+    else:
+        runs = {
+            name: {figure: [value] for figure, value in row["figures"].items()}
+            for name, row in result["strategies"].items()
+        }
+        points = [{"load": None, "servers": experiment.servers, "runs": runs}]
+    return result | {"points": points, "summary": summary(points, asked.goal)}
 
 
 def _can_write(path: Path) -> None:

@@ -19,12 +19,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hermes_lb.balancing import STRATEGIES
 from hermes_lb.lab import agents, sockets
-from hermes_lb.lab.engine import Run
+from hermes_lb.lab.fleet import make_fleet, maker
 from hermes_lb.lab.interruption import run
 from hermes_lb.lab.report import seconds
-from hermes_lb.lab.scenarios import make_fleet
 from hermes_lb.lab.workloads import Workload, exponential, poisson
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from hermes_lb.lab.scenarios import Fleet
+    from hermes_lb.lab.fleet import Fleet
 
 LOAD: Final = 0.6
 PLAYS: Final = 20
@@ -157,8 +155,7 @@ def _model(
         array("L", [workload.users[i] for i in order]),
         workload.addresses,
     )
-    strategy = STRATEGIES[name]()
-    measures = Run(fleet.pool, fleet.machines, strategy, moved, rng).play()
+    measures = fleet.run(maker(name), moved, rng).play()
     return sockets.figures(
         measures.latencies, measures.firsts, measures.counts, measures.errors.total()
     )

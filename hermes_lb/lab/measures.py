@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from hermes_lb.backends import Server
-
 PERCENTILES: Final = (50, 90, 99, 99.9)
 # Up to this number of servers, the requests in flight of each are kept, for the plots.
 MOST_LINES: Final = 12
@@ -23,6 +21,7 @@ class Measures:
 
     def __init__(self, servers: int, requests: int) -> None:
         self.latencies = array("d", [nan]) * requests  # arrival to end
+        self.arrivals = array("d", [nan]) * requests  # since the start
         self.firsts = array("d", [nan]) * requests  # arrival to first byte
         self.waits = array("d", [nan]) * requests  # arrival to the start of the work
         self.counts = [0] * servers
@@ -30,6 +29,7 @@ class Measures:
         self.served = 0
         self.refused = 0  # connections; most are retried elsewhere
         self.moved = 0  # requests of a user whose previous one was on another server
+        self.cached = array("L", [0]) * requests  # input tokens found in a prefix cache
         self.errors: Counter[str] = Counter()
         self.samples: list[dict[str, Any]] = []
         self._counts_before = [0] * servers
@@ -49,9 +49,10 @@ class Measures:
         self.errors[kind] += 1
         self.firsts[number] = nan
 
-    def sample(self, now: float, servers: Sequence[Server]) -> None:
-        """Record requests in flight of servers in rotation, and requests since the last sample."""
-        loads = [s.in_flight for s in servers if s.is_up and s.weight] or [0]
+    def sample(self, now: float, loads: Sequence[int], every: Sequence[int]) -> None:
+        """Record requests in flight, of servers in rotation and of all, and requests since the last
+        sample."""
+        loads = loads or [0]
         recent = [a - b for a, b in zip(self.counts, self._counts_before, strict=True)]
         self._counts_before = list(self.counts)
         sample: dict[str, Any] = {
@@ -62,8 +63,8 @@ class Measures:
             "most": max(loads),
             "most_share": round(max(recent) / sum(recent), 5) if any(recent) else 0.0,
         }
-        if len(servers) <= MOST_LINES:
-            sample["in_flight"] = [s.in_flight for s in servers]
+        if len(every) <= MOST_LINES:
+            sample["in_flight"] = list(every)
             sample["sent"] = recent
         self.samples.append(sample)
 

@@ -6,20 +6,18 @@ shares of the run, so a thousand requests and a million see the same events.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hermes_lb.backends import Pool
-from hermes_lb.config import Address, Backend, Server
-from hermes_lb.lab.engine import Machine
+from hermes_lb.lab.fleet import Fleet, make_fleet
 from hermes_lb.lab.pace import Pace
 from hermes_lb.lab.workloads import Lengths, exponential, lognormal, pareto, poisson
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hermes_lb.lab.engine import Change
+    from hermes_lb.lab.machine import Machine
     from hermes_lb.lab.workloads import Workload
 
 # A new process works at a quarter of its speed for the first 5 % of the run: caches, compilation.
@@ -32,22 +30,6 @@ _DETECTION_SHARE = 0.01
 _TURNS = pareto(20.0, 1.5, 3600.0)
 _FIRST_TOKEN = lognormal(0.8, 1.0)
 _CALLS = exponential(0.5)
-
-
-@dataclass(slots=True)
-class Fleet:
-    """A pool, its machines, and changes to come."""
-
-    pool: Pool
-    machines: list[Machine]
-    changes: list[Change] = field(default_factory=list)
-    marks: list[tuple[float, str]] = field(default_factory=list)  # for the plots
-
-    def change(self, at: float, act: Callable[[float], None]) -> None:
-        self.changes.append((at, act))
-
-    def mark(self, at: float, text: str) -> None:
-        self.marks.append((round(at, 6), text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +55,12 @@ class Scenario:
             users=max(10, min(65_536, requests // 20)),
         )
 
-    def fleet(self, servers: int, horizon: float) -> Fleet:
-        fleet = make_fleet(servers, self.slots)
+    def fleet(self, servers: int, horizon: float, **options: Any) -> Fleet:
+        """`options` as of `make_fleet`."""
+        fleet = make_fleet(servers, self.slots, **options)
         if self.happens is not None:
             self.happens(fleet, horizon)
         return fleet
-
-
-def make_fleet(servers: int, slots: int, *, limit: int = 0) -> Fleet:
-    """Equal servers, s0, s1, ...; `limit` is each one's `max_connections`."""
-    configured = [
-        Server(name=f"s{i}", address=Address("10.0.0.1", i + 1), max_connections=limit)
-        for i in range(servers)
-    ]
-    pool = Pool("lab", Backend(servers=configured))
-    return Fleet(pool, [Machine(server, i, slots) for i, server in enumerate(pool.servers)])
 
 
 # Events. `horizon` is the length of the run in seconds.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.balancing import Strategy
     from hermes_lb.balancing.explanation import Explanation
-    from hermes_lb.lab.engine import Job, Run
+    from hermes_lb.lab.engine import Run
+    from hermes_lb.lab.job import Job
 
 _MOST_ROWS = 12
 

@@ -1,7 +1,8 @@
 """Arrivals: when, from which user, and how much work.
 
-Arrivals are open-loop: users do not wait for each other's responses. A workload is generated once
-and played to every strategy.
+Users do not wait for each other's responses. In an open loop all arrivals have their times; in a
+closed one (`followers`) a session's next request comes a pause after another one has ended. A
+workload is generated once and played to every strategy.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from math import log, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from random import Random
+
+    Blocks = tuple[range, ...]
 
 
 class Lengths(NamedTuple):
@@ -23,19 +26,43 @@ class Lengths(NamedTuple):
     text: str
 
 
+class Tokens(NamedTuple):
+    """What requests are to a language model, a column each."""
+
+    inputs: array[int]
+    outputs: array[int]
+    blocks: Sequence[Blocks]  # of the input, by number, from its start: equal numbers, equal prefix
+
+    def prefix(self, number: int) -> int:
+        """A number that the calls with the same own prefix share; 0: none is known."""
+        blocks = self.blocks[number]
+        return blocks[-1].start if blocks else 0
+
+
 class Workload(NamedTuple):
     """Requests in order of arrival, a column each."""
 
-    arrivals: array[float]  # seconds from the start
+    arrivals: array[float]  # seconds from the start; NaN where it follows another request
     firsts: array[float]  # work until the first byte, in seconds
     lengths: array[float]  # all of its work, the first byte included
     users: array[int]  # indices into `addresses`
     addresses: list[str]
+    #: Requests that arrive by themselves, in order; None: all.
+    own: Sequence[int] | None = None
+    #: By request: those that come after its end, and the seconds between.
+    followers: Mapping[int, Iterable[tuple[int, float]]] | None = None
+    tokens: Tokens | None = None
+
+    @property
+    def heads(self) -> Sequence[int]:
+        """Requests that arrive by themselves, in order."""
+        return range(len(self.arrivals)) if self.own is None else self.own
 
     @property
     def horizon(self) -> float:
-        """The time of the last arrival."""
-        return self.arrivals[-1] if self.arrivals else 0.0
+        """The time of the last arrival that follows nothing."""
+        heads = self.heads
+        return self.arrivals[heads[-1]] if heads else 0.0
 
 
 def constant(seconds: float) -> Lengths:

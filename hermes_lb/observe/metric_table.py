@@ -150,6 +150,22 @@ def _of_servers(seen: Observed) -> Iterator[MetricRow]:
         "Names of servers that could not be resolved anew",
         (((name,), seen.upkeep.dns_failures.get(name, 0)) for name in list(seen.pools)),
     )
+    found, labels = seen.upkeep.discoveries(), (*_BACKEND, "source")
+    yield MetricRow(
+        "gauge", "hermes_lb_discovery_servers", labels,
+        "Servers that the backend's discovery has found",
+        (((one.backend, one.kind), one.servers) for one in found),
+    )
+    yield MetricRow(
+        "counter", "hermes_lb_discovery_failures_total", labels,
+        "How often its source could not be read",
+        (((one.backend, one.kind), one.failures) for one in found),
+    )
+    yield MetricRow(
+        "gauge", "hermes_lb_discovery_last_success_timestamp_seconds", labels,
+        "When its source was last read, since 1970; 0: never",
+        (((one.backend, one.kind), one.last_success) for one in found),
+    )
 
 
 def _of_frontends(seen: Observed) -> Iterator[MetricRow]:

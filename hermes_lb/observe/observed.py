@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.usage import Usage, usage_of
@@ -68,6 +68,20 @@ class ProcessView:
 ProcessView.WIDTH = len(ProcessView(0, 0).cells())
 
 
+class DiscoveryView(NamedTuple):
+    """What a backend's discovery has done. Times are seconds since 1970, 0.0: never."""
+
+    backend: str
+    kind: str
+    servers: int
+    failures: int
+    last_success: float
+
+
+def _no_discoveries() -> Sequence[DiscoveryView]:
+    return ()
+
+
 @dataclass(slots=True)
 class Upkeep:
     """Events of the balancer as a whole. Times are seconds since 1970."""
@@ -79,6 +93,7 @@ class Upkeep:
     has_failed_to_reload: bool = False  # the last time
     process_restarts: int = 0  # worker processes that ended unexpectedly, and were replaced
     dns_failures: dict[str, int] = field(default_factory=dict)  # by backend: look-ups of servers
+    discoveries: Callable[[], Sequence[DiscoveryView]] = _no_discoveries
 
     def reloaded(self) -> None:
         """A new configuration is in use."""

@@ -225,6 +225,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         phase = self.phase
         if phase == phases.QUEUE:
             self.fail(QueueTimeout("every server was full for too long"))
+        elif phase == phases.START:
+            self.fail(QueueTimeout("no server came up in time"))
         elif phase == phases.DIAL:
             self._stop_dialing()
             self.server_failed(ConnectTimeout("the connection took too long"))
@@ -249,8 +251,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
 
     @property
     def is_queued(self) -> bool:
-        """True while it waits for a free place on a server."""
-        return self.phase == phases.QUEUE
+        """True while it waits for a free place on a server, or for a server."""
+        return phases.QUEUE <= self.phase <= phases.START
 
     def waited(self) -> float:
         """HAProxy's Tw in seconds: in the queue, and in attempts before. -1: not dispatched."""
@@ -397,7 +399,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         self.dialing = None
         self.dispatch(self.context.clock())
 
-    # QUEUE: a server takes it.
+    # QUEUE, START: a server takes it.
 
     def dispatch(self, now: float) -> None:
         backend = self.backend
@@ -409,8 +411,14 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             return
         if lease is not None:
             self._connect(backend, lease, now)
+            return
+        pool, pinned = backend.pool, self.pinned_to
+        if pinned is None and backend.must_await_server:
+            due = now + backend.wait_for_server if self.phase != phases.START else self.deadline
+            self.queue_position = len(pool.starting)
+            self.enter(phases.START, now, min(due, self._resume_due()))
+            pool.await_server(self)
         else:
-            pool, pinned = backend.pool, self.pinned_to
             self.queue_position = len(pool.waiting) if pinned is None else pinned.queued
             self.enter(phases.QUEUE, now, self._resume_due())
             if self.stream is not None:
@@ -419,6 +427,10 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
 
     def pin(self, server: Server | None) -> None:
         self.pinned_to = server
+
+    def server_is_up(self) -> None:
+        """It has left the queue of those that wait for one (`pool.Starter`)."""
+        self.dispatch(self.context.clock())
 
     def lease_granted(self, lease: Lease) -> None:
         """The queue has given it a lease (`pool.Waiter`)."""
@@ -794,14 +806,15 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         if self.stream is None or not self.stream.server_lost(reason, outcome):
             self.abort_client("SD", reason)
 
-    def let_go_of_server(self) -> None:
-        """Release the lease and the connection of the present server."""
+    def let_go_of_server(self, output: int = -1) -> None:
+        """Release the lease and the connection of the present server; `output` as in
+        `Lease.release`."""
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.abort()
         lease, self.lease = self.lease, None
         if lease is not None:
-            lease.release()
+            lease.release(output)
 
     def note_traffic(self) -> None:
         self.saw_traffic = True
@@ -986,13 +999,17 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         self.upload = self.tunnel = None
         if self.stream is not None:
             self.stream.stop(termination)
-        self.let_go_of_server()
+        is_whole = termination == "--" and self.status < 400
+        self.let_go_of_server(self.bytes_out if is_whole else -1)
         self.context.batch.exchange_ended(self, now, termination)
 
     def stop_waiting(self, now: float) -> None:
-        if self.phase == phases.QUEUE:
+        if self.is_queued:
             assert self.backend is not None
-            self.backend.pool.leave(self)
+            if self.phase == phases.QUEUE:
+                self.backend.pool.leave(self)
+            else:
+                self.backend.pool.leave_start(self)
             if self.stream is None:  # for the log: it left the queue without a server
                 self.dispatched_at = now
         elif phases.LOOKUP <= self.phase <= phases.PAUSE:

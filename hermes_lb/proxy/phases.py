@@ -6,8 +6,8 @@ The rules:
 2. A transition that the table does not list is a bug: `enter` raises, and changes nothing.
 3. A deadline has one of four kinds. ABSOLUTE: the timeout counts from `enter`. IDLE: traffic
    restarts it; the sweep does that, so no clock is read per chunk. OWN: a timer or a task of the
-   phase's own ends it, and the sweep does not. NONE: the phase ends before its event has been
-   processed.
+   phase's own ends it, or the limit that `enter` was given. NONE: the phase ends before its event
+   has been processed.
 4. `waits_for` names the side whose fault an expiry is. A phase that waits for a side to read has
    not expired while its socket takes bytes, however slowly (`has_progress`; nginx's `send_timeout`
    and `proxy_send_timeout` run between two writes).
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 ROUTE: Final = 0  # the head has come; no backend yet
 READ: Final = 1  # the request's body, which may hold its session key, is due from the client
 QUEUE: Final = 2  # every server is full
-LOOKUP: Final = 3  # the shared session table is asked
-CLAIM: Final = 4  # the store of turns is asked, or the head of a turn that is followed is due
-SESSION: Final = 5  # another turn of its session runs
-DIAL: Final = 6
-PAUSE: Final = 7  # before another attempt: turn-around, or the pause of a resume
-SEND: Final = 8  # the rest of the request's body is due from the client
-BLOCKED: Final = 9  # the server does not read the request's body
-AWAIT: Final = 10  # the response head, or a 100, is due from the server
-HELD: Final = 11  # a response head waits until its session or its turn is stored
-DATA: Final = 12  # the response's body comes
-DATA_SLOW: Final = 13  # the client does not read it
-FLUSH: Final = 14  # the server is done, and the client still reads
-TUNNEL: Final = 15  # after a 101
-END: Final = 16
+START: Final = 3  # no server is up, and the first one is due
+LOOKUP: Final = 4  # the shared session table is asked
+CLAIM: Final = 5  # the store of turns is asked, or the head of a turn that is followed is due
+SESSION: Final = 6  # another turn of its session runs
+DIAL: Final = 7
+PAUSE: Final = 8  # before another attempt: turn-around, or the pause of a resume
+SEND: Final = 9  # the rest of the request's body is due from the client
+BLOCKED: Final = 10  # the server does not read the request's body
+AWAIT: Final = 11  # the response head, or a 100, is due from the server
+HELD: Final = 12  # a response head waits until its session or its turn is stored
+DATA: Final = 13  # the response's body comes
+DATA_SLOW: Final = 14  # the client does not read it
+FLUSH: Final = 15  # the server is done, and the client still reads
+TUNNEL: Final = 16  # after a 101
+END: Final = 17
 
 NONE: Final = 0
 ABSOLUTE: Final = 1
@@ -48,7 +49,7 @@ IDLE: Final = 2
 OWN: Final = 3
 
 # One more, or no more. A turn stores its server first.
-_ATTEMPT: Final = (CLAIM, QUEUE, DIAL, AWAIT, SEND, BLOCKED, PAUSE, END)
+_ATTEMPT: Final = (CLAIM, QUEUE, START, DIAL, AWAIT, SEND, BLOCKED, PAUSE, END)
 _RESPONSE: Final = (HELD, DATA, DATA_SLOW, FLUSH, TUNNEL)
 _REQUEST: Final = (SEND, BLOCKED, AWAIT)
 # Of a turn: its claim, its place in its session's queue; then as without one.
@@ -72,6 +73,7 @@ TABLE: Final = (
     Phase(ROUTE, "ROUTE", "R", "", NONE, "", False, (READ, LOOKUP, *_ATTEMPT)),
     Phase(READ, "READ", "R", "client", IDLE, "client", False, (LOOKUP, *_ATTEMPT)),
     Phase(QUEUE, "QUEUE", "Q", "queue", ABSOLUTE, "us", False, _ATTEMPT),
+    Phase(START, "START", "Q", "", OWN, "us", False, _ATTEMPT),
     Phase(LOOKUP, "LOOKUP", "C", "", OWN, "peer", False, _ATTEMPT),
     Phase(CLAIM, "CLAIM", "C", "", OWN, "peer", False, (DATA, DATA_SLOW, *_TURN)),
     Phase(SESSION, "SESSION", "Q", "queue", ABSOLUTE, "us", False, _TURN),

@@ -15,17 +15,21 @@ from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.errors import NoServer, Retry, SessionLost
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from random import Random
 
     from hermes_lb import config
     from hermes_lb.affinity import SessionKey
     from hermes_lb.affinity.stores.base import SharedStore
     from hermes_lb.backends import Lease, Server
+    from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.errors import ExchangeFailed
     from hermes_lb.http import ResponseHead
     from hermes_lb.proxy.ports import ConnectionPool, MakePool
     from hermes_lb.tasks import Tasks
+
+# Of requests that wait for a first server, where `max_queue` sets no limit.
+_MOST_STARTING = 1000
 
 
 @trait
@@ -57,6 +61,13 @@ class Pin(NamedTuple):
     is_known: bool
 
 
+class Discovered(NamedTuple):
+    """The servers that a change of a discovery concerns: new and changed ones, and removed ones."""
+
+    changed: list[Server]
+    removed: list[Server]
+
+
 class Backend:
     """A pool of servers with what picks among them and the connections to them."""
 
@@ -83,7 +94,9 @@ class Backend:
         self.name = name
         self.host = name.encode()  # for the Host field of HTTP/1.0 requests without one
         self.pool = Pool(name, configured, rng=rng)
+        self.pool.expects_servers = configured.discovery is not None
         self.connections: dict[Server, ConnectionPool] = {}
+        self._gone: list[Server] = []  # removed; something may still run on them
         # The servers of keys that are hashed, not learned: the same on every balancer.
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
         self._configured = configured
@@ -110,6 +123,8 @@ class Backend:
         servers = self.pool.servers
         self.dialer = dialer
         self.retries = configured.retries
+        self.wait_for_server = configured.wait_for_server
+        self._max_queue = configured.max_queue
         self.outliers = self.pool.outliers
         # Whether each response has to be seen (`answered`).
         self.observes = self.outliers is not None or self.learner is not None
@@ -119,29 +134,45 @@ class Backend:
         self.key_rules = KeyRules(configured.stick) if configured.stick else None
         self._by_name = {server.name: server for server in servers}
         for server in servers:
-            pool = self.connections.get(server)
-            if pool is not None and pool.speaks_http2 is not dialer.speaks_http2:
-                pool.retire()
-                pool = None
-            if pool is None:
-                self.connections[server] = self._make_pool(
-                    server,
-                    keep=configured.keep_alive,
-                    idle_timeout=configured.keep_alive_timeout,
-                    dialer=dialer,
-                )
-            else:
-                pool.reconfigure(
-                    keep=configured.keep_alive,
-                    idle_timeout=configured.keep_alive_timeout,
-                    dialer=dialer,
-                )
-        for server in self.connections.keys() - servers:
-            self.connections[server].retire()
-            if not server.in_flight:  # or the next time
-                del self.connections[server]
-                if self.learner is not None:
-                    self.learner.forget(server)
+            self._connect(server)
+        for server in self.connections.keys() - {*servers, *self._gone}:
+            self._leave(server)
+        self._forget_gone()
+
+    def _connect(self, server: Server) -> None:
+        """Connections to a server that is new, or by the present rules and its present address."""
+        configured, dialer = self._configured, self.dialer
+        pool = self.connections.get(server)
+        if pool is not None and pool.speaks_http2 is not dialer.speaks_http2:
+            pool.retire()
+            pool = None
+        if pool is None:
+            self.connections[server] = self._make_pool(
+                server,
+                keep=configured.keep_alive,
+                idle_timeout=configured.keep_alive_timeout,
+                dialer=dialer,
+            )
+        else:
+            pool.reconfigure(
+                keep=configured.keep_alive,
+                idle_timeout=configured.keep_alive_timeout,
+                dialer=dialer,
+            )
+
+    def _leave(self, server: Server) -> None:
+        """It was removed; what runs on it may end."""
+        self.connections[server].retire()
+        self._gone.append(server)
+
+    def _forget_gone(self) -> None:
+        """Removed servers on which nothing runs any more; the others are asked the next time."""
+        gone, self._gone = self._gone, []
+        for server in gone:
+            if server.in_flight:
+                self._gone.append(server)
+            elif self.connections.pop(server, None) is not None:
+                self.strategy.forget(server)
 
     def reconfigure(
         self,
@@ -157,6 +188,7 @@ class Backend:
         if (before.balance, before.strategy) != (configured.balance, configured.strategy):
             self.strategy.detach(self.pool)
             self._set_strategy(configured)
+        self.pool.expects_servers = configured.discovery is not None
         self.pool.reconfigure(configured)
         self._set_up(configured, dialer)
         before_serving()
@@ -166,6 +198,26 @@ class Backend:
             self._tasks.spawn(old.close(), name="close pins")
         self.pool.look_at_queue()
 
+    def discover(self, servers: Iterable[DiscoveredServer], gone: Iterable[str]) -> Discovered:
+        """Servers of its discovery are new or have changed; those of these names are gone.
+
+        The costs are those of these servers; only the pool's own lists are made again. No request
+        is served before the pool's `look_at_queue`.
+        """
+        changed, removed = self.pool.discover(servers, gone)
+        for server in removed:
+            self._by_name.pop(server.name, None)
+            if self.affinity is not None:
+                self.affinity.remove(server)
+            self._leave(server)
+        for server in changed:
+            self._by_name[server.name] = server
+            self._connect(server)
+            if self.affinity is not None:
+                self.affinity.add(server)
+        self._forget_gone()
+        return Discovered(changed, removed)
+
     def retire(self) -> None:
         """It gets no more requests; those in flight continue, and queued ones are served."""
         for connections in self.connections.values():
@@ -173,7 +225,7 @@ class Backend:
 
     @property
     def is_quiet(self) -> bool:
-        return not (self.pool.in_flight or self.pool.waiting)
+        return not (self.pool.in_flight or self.pool.waiting or self.pool.starting)
 
     def server_named(self, name: str) -> Server | None:
         """None: it has left the configuration."""
@@ -252,16 +304,26 @@ class Backend:
     def choose(self, seeker: Seeker, now: float) -> Lease | None:
         """A lease on the picked server; None: the request has to wait in the queue.
 
-        Raises NoServer if no server can take it, now or soon.
+        Raises NoServer if no server can take it, now or soon, or if too many wait already.
         """
         pool = self.pool
         while (server := self._pick(seeker, now)) is not None:
             if pool.peers is None:
-                return pool.lease(server, now)
-            lease = pool.claim(server, now)
+                return pool.lease(server, now, seeker)
+            lease = pool.claim(server, now, seeker)
             if lease is not None:
                 return lease  # otherwise it is full by now: another one, or the queue
+        most = self._max_queue
+        if self.wait_for_server and seeker.pinned_to is None and self.must_await_server:
+            most = most or _MOST_STARTING
+        if most and pool.queue_length >= most:
+            raise NoServer(f"{pool.queue_length} requests wait for a server of {self.name} already")
         return None
+
+    @property
+    def must_await_server(self) -> bool:
+        """No server is up, and requests wait for the first one (`wait_for_server`)."""
+        return self.wait_for_server > 0.0 and not self.pool.can_wait(())
 
     def _pick(self, seeker: Seeker, now: float) -> Server | None:
         pool = self.pool
@@ -276,7 +338,7 @@ class Backend:
             server = self.strategy.pick(pool, seeker, now, self._rng)
             if server is not None:
                 return server
-            if not pool.can_wait(seeker.tried):
+            if not pool.can_wait(seeker.tried) and not self.must_await_server:
                 raise NoServer(f"no server of {self.name} is available")
             return None
         if not pinned.is_full:

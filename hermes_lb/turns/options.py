@@ -41,6 +41,7 @@ class StoreOptions(Section):
     """`[store]`: where turns are kept. `url` absent: an embedded Valkey on this machine."""
 
     url: str | None = Field(None, pattern=_STORE_URL, repr=False)
+    url_file: str | None = Field(None, min_length=1)
     directory: str | None = Field(None, min_length=1)  # of the embedded one
     secret_file: str | None = None  # for digests; equal on all balancers
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
     from hermes_lb.control.history import History
-    from hermes_lb.discovery import Resolver
+    from hermes_lb.discovery.discoveries import Discoveries
+    from hermes_lb.discovery.dns import Resolver
     from hermes_lb.observe.observed import Upkeep
     from hermes_lb.workers.kept_files import KeptFiles
     from hermes_lb.workers.shared_state import SharedState
@@ -34,12 +35,14 @@ class Decisions:
         shared: SharedState,
         kept_files: KeptFiles,
         resolver: Resolver,
+        discoveries: Discoveries,
         upkeep: Upkeep,
         history: History | None,
     ) -> None:
         self._shared = shared
         self._kept_files = kept_files
         self._resolver = resolver
+        self._discoveries = discoveries
         self._upkeep = upkeep
         self._history = history
 
@@ -52,6 +55,7 @@ class Decisions:
             **self._shared.state(),
             "tls_files": self._kept_files.state,
             "addresses": self._resolver.state,
+            "discovered": self._discoveries.state,
             "history": self._history.state() if self._history is not None else None,
             **{key: getattr(self._upkeep, key) for key in _KEPT},
         }
@@ -82,6 +86,8 @@ def applied(inherited: Mapping[str, Any] | None) -> Config | None:
     with suppress(ValueError):
         config = Config.inherited(inherited.get("applied", inherited["config"]))
         has = {(name, s.name) for name, one in config.backends.items() for s in one.servers}
+        for backend, _, _, _, endpoints in inherited.get("discovered", ()):
+            has |= {(backend, name) for name, _ in endpoints}
         if all((backend, server) in has for backend, server, _ in inherited["servers"]):
             return config
     return None

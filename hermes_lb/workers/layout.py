@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def server_row(backend: str, server: Server) -> str:
-    """The key of a server's row. The same name at another address is another server."""
-    return f"{backend}/{server.name} {server.config.address}"
+    """The key of a server's row. The same name at another address is another server, unless a
+    discovery says that it has moved."""
+    address = "" if server.config.is_discovered else server.config.address
+    return f"{backend}/{server.name} {address}"
 
 
 def frontend_row(name: str) -> str:
@@ -65,6 +67,23 @@ class Layout:
         before, self.rows = self.rows, {key: known[key] for key in wanted}
         freed = [row for key, row in before.items() if key not in self.rows]
         given = set(taken)
+        self._free = [row for row in self._free if row not in given] + freed
+        self._next = max(self._next, *(row + 1 for row in taken), 0)
+        return freed
+
+    def change(self, new: Iterable[str], gone: Iterable[str]) -> list[int]:
+        """Assign rows to more keys, and free those of others -> the rows that were freed.
+
+        Raises ValueError if there are too few rows; nothing is changed then. The costs are those of
+        these keys.
+        """
+        wanted = [key for key in new if key not in self.rows]
+        taken = list(islice(self._unused(), len(wanted)))
+        if len(taken) < len(wanted):
+            raise ValueError("all rows of the shared memory are in use: restart to clear it")
+        given = set(taken)
+        freed = [row for key in gone if (row := self.rows.pop(key, None)) is not None]
+        self.rows.update(zip(wanted, taken, strict=True))
         self._free = [row for row in self._free if row not in given] + freed
         self._next = max(self._next, *(row + 1 for row in taken), 0)
         return freed

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.config import Config, load_config
 from hermes_lb.config.changes import describe_changes, hold_back, refuse_fixed
+from hermes_lb.config.secret_files import refreshed
 from hermes_lb.listen import check_files
 from hermes_lb.observe.sinks import try_sink
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from hermes_lb.tls.certificates import TlsFiles
     from hermes_lb.workers.layout import Layout
 
+_INSTEAD = "upgrade or restart"
+
 
 class Accepted(NamedTuple):
     """The configuration, its certificates by frontend, and the changes as text."""
@@ -27,13 +30,18 @@ class Accepted(NamedTuple):
     changes: list[str]
 
 
-async def accepted(file: Path, before: Config, layout: Layout) -> Accepted:
-    """Read the file, for a balancer that runs with `before`.
+async def accepted(file: Path | None, before: Config, layout: Layout) -> Accepted:
+    """Read the file, for a balancer that runs with `before`. None: only the files that `before`
+    names for secrets, but for that of the store, which waits.
 
     Raises ConfigError with every problem, OSError, or ValueError if there are too few rows.
     """
-    new, waiting = hold_back(before, _load(file), instead="upgrade or restart")
-    refuse_fixed(before, new, str(file), instead="upgrade or restart")
+    read = refreshed(before) if file is None else _load(file)
+    new, waiting = hold_back(before, read, instead=_INSTEAD)
+    if file is None and new.store != before.store:
+        new = new.model_copy(update={"store": before.store})
+        waiting = [*waiting, f"store.url: changed (waits for: {_INSTEAD})"]
+    refuse_fixed(before, new, str(file), instead=_INSTEAD)
     changes = describe_changes(before, new) + waiting
     files = check_files(new)
     layout.check(new)

@@ -22,7 +22,7 @@ from hermes_lb.workers.layout import server_row
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from hermes_lb.backends import Pool, Server, Waiter
     from hermes_lb.workers.shared_memory import Region, SharedMemory
@@ -129,6 +129,31 @@ class Peers:
         self.look(force=True)
         for pool in self._pool_rows:
             pool.look_at_queue()
+
+    def change_servers(
+        self, pool: Pool, rows: Mapping[Server, int], gone: Iterable[Server]
+    ) -> None:
+        """Use these rows for servers of `pool`, and count leases on those that are gone no more."""
+        for server in gone:
+            if (row := self._rows.pop(server, None)) is not None:
+                self._set(row, 0)
+                self._used[row] = None
+                self._mine.loads[row] = 0
+                self._mine.waiting[row] = 0.0
+        for server, row in rows.items():
+            if self._rows.get(server) == row:
+                continue
+            missing = row + 1 - len(self._used)
+            if missing > 0:
+                self._used += [None] * missing
+                self._elsewhere += [0] * missing
+            self._rows[server] = row
+            self._used[row] = pool, server
+            self._elsewhere[row] = 0
+            self._mine.loads[row] = server.in_flight
+            self._look_at(row)
+        self._between_looks = len(self._used) * _LOOK_PER_ROW
+        pool.look_at_queue()
 
     # Called by the pool (`pool.Peers`).
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hermes_lb.workers.layout import frontend_row, server_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from hermes_lb.backends import FrontendCounters, RequestCounters
     from hermes_lb.plane import DataPlane
@@ -38,9 +38,22 @@ class Publisher:
         Rows that are given up are cleared, for their next owner.
         """
         for row in {*_differing(self._rows, rows), *_differing(rows, self._rows)}:
-            self._part.clear_row(row)
-            self._written.pop(row, None)
+            self._give_up(row)
         self._rows = dict(rows)
+
+    def change_rows(self, new: Mapping[str, int], gone: Iterable[str]) -> None:
+        """Rows for more servers; those of others are given up, and cleared."""
+        for key in gone:
+            if (row := self._rows.pop(key, None)) is not None:
+                self._give_up(row)
+        for key, row in new.items():
+            if self._rows.get(key) != row:
+                self._give_up(row)
+                self._rows[key] = row
+
+    def _give_up(self, row: int) -> None:
+        self._part.clear_row(row)
+        self._written.pop(row, None)
 
     def publish(self) -> None:
         """Copy what has changed. 1 us a server if nothing has."""
@@ -51,7 +64,7 @@ class Publisher:
                 written[row] = brief
                 region.write_counters(row, counters.cells())
         for name, pool in self._plane.pools.items():
-            region.queued[self._rows[name]] = len(pool.waiting)
+            region.queued[self._rows[name]] = len(pool.waiting) + len(pool.starting)
             for server in pool.servers:
                 row = self._rows[server_row(name, server)]
                 region.queued[row] = server.queued

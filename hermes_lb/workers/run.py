@@ -24,7 +24,7 @@ from hermes_lb.workers.limits import raise_limit, worker_count
 from hermes_lb.workers.new_file import read_only_once
 from hermes_lb.workers.start_check import start_problems
 from hermes_lb.workers.supervisor import Supervisor
-from hermes_lb.workers.watch import changes
+from hermes_lb.workers.watch import changes, changes_of
 from hermes_lb.workers.worker import serve_worker
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ async def _serve(config: Config, file: Path, loop: str) -> int:
         if config.process.reload_on_change and not read_only_once(file):
             watching = _reload_on_change(file, config, signals)
             tasks.spawn(watching, name="watch the configuration")
+        tasks.spawn(_refresh_secrets(supervisor), name="watch secrets")
         await _mind_signals(supervisor, signals, tasks)
         systemd.notify(f"{systemd.STOPPING}\n{systemd.status(supervisor.status)}")
         finished = await _drain(supervisor, signals)
@@ -248,6 +249,12 @@ async def _reload_on_change(
 
     async for _ in changes(file, is_used=is_used):
         signals.put_nowait(signal.SIGHUP)
+
+
+async def _refresh_secrets(supervisor: Supervisor) -> None:
+    async for _ in changes_of(lambda: supervisor.watched_files):
+        with suppress(OSError, ValueError, OperatorError):  # logged by it
+            await supervisor.refresh_secrets()
 
 
 async def _drain(supervisor: Supervisor, signals: asyncio.Queue[signal.Signals]) -> bool:

@@ -18,14 +18,17 @@ from hermes_lb.control.operator import SETTLE_TAKES
 from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe.certificates import CertificateView, earliest
 from hermes_lb.observe.recent import Recent
+from hermes_lb.workers.layout import server_row
 from hermes_lb.workers.pins import AllPins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from hermes_lb.backends import Server
+    from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.config import Config
     from hermes_lb.control.operator import KeptPin
+    from hermes_lb.discovery.watch import Delta
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.child import Child
     from hermes_lb.workers.fleet import Fleet
@@ -54,10 +57,15 @@ class SharedState:
     def __repr__(self) -> str:
         return f"<SharedState of {', '.join(self.pools) or 'no backend'}>"
 
-    def reconfigure(self, config: Config) -> None:
+    def reconfigure(
+        self,
+        config: Config,
+        discovered: Callable[[str], Mapping[str, DiscoveredServer]] = lambda backend: {},
+    ) -> None:
         """Create, update and remove pools and frontends; the workers are not notified.
 
-        Raises ValueError if there are not enough rows for them.
+        `discovered` has the servers of a backend's discovery. Raises ValueError if there are not
+        enough rows for them.
         """
         for name, configured in config.backends.items():
             pool = self.pools.get(name)
@@ -68,6 +76,10 @@ class SharedState:
                 pool.on_marked_down = partial(self._marked_down, name)
             else:
                 pool.reconfigure(configured)
+            pool.expects_servers = configured.discovery is not None
+            found = discovered(name)
+            here = [server.name for server in pool.servers if server.config.is_discovered]
+            pool.discover(found.values(), [one for one in here if one not in found])
         for name in self.pools.keys() - config.backends.keys():
             del self.pools[name]
         self._pins.reconfigure(config)
@@ -79,6 +91,44 @@ class SharedState:
         freed = self._layout.assign(self.pools, names)
         self._gathered.forget(freed)
         self._config = config
+
+    def discover(
+        self, backend: str, delta: Delta, prepared: Callable[[list[Server], list[Server]], None]
+    ) -> None:
+        """Apply a change of a backend's discovery, here and in all workers.
+
+        `prepared` is called with new or changed servers and removed ones before the workers know of
+        them: a server that has to pass a check first is not used before. The costs are those of
+        these servers. Raises ValueError if there are not enough rows; the workers are not notified.
+        """
+        pool = self.pools.get(backend)
+        if pool is None:
+            return
+        changed, removed = pool.discover(delta.servers, delta.gone)
+        new = [server_row(backend, server) for server in changed]
+        freed = self._layout.change(new, [server_row(backend, server) for server in removed])
+        self._gathered.forget(freed)
+        prepared(changed, removed)
+        self._fleet.broadcast(
+            {
+                "do": "servers",
+                "discovered": {
+                    "backend": backend,
+                    "servers": [server.config.model_dump(mode="json") for server in changed],
+                    "gone": [server.name for server in removed],
+                    "rows": {key: self._layout.rows[key] for key in new},
+                },
+                "servers": [[backend, server.name, server.snapshot()] for server in changed],
+            }
+        )
+
+    def discovered(self) -> dict[str, list[dict[str, Any]]]:
+        """The servers of discoveries, by backend, fit for JSON."""
+        return {
+            name: [s.config.model_dump(mode="json") for s in pool.servers if s.config.is_discovered]
+            for name, pool in self.pools.items()
+            if pool.has_discovered
+        }
 
     @property
     def config(self) -> Config:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from hermes_lb.workers.layout import server_row
 from hermes_lb.workers.peers import Peers
 from hermes_lb.workers.published import Publisher
 from hermes_lb.workers.shared_clients import SharedClients
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hermes_lb.plane import DataPlane
+    from hermes_lb.proxy.select import Discovered
     from hermes_lb.workers.shared_memory import SharedMemory
 
 
@@ -38,7 +40,7 @@ class Sharing:
         self._memory = memory
         self._number = number
         self._wakeups = list(wakeups)
-        self._rows: Mapping[str, int] = {}
+        self._rows: dict[str, int] = {}
         self._peers: Peers | None = None
         mine, all_regions = memory.regions[number], memory.regions
         self._clients = SharedClients(mine.clients, [one.clients for one in all_regions], key)
@@ -54,10 +56,22 @@ class Sharing:
 
     def set_rows(self, rows: Mapping[str, int]) -> None:
         """The rows that the supervisor assigned to the present pools."""
-        self._rows = rows
+        self._rows = dict(rows)
         self.publisher.set_rows(rows)
         if self._peers is not None:
             self._peers.set_rows(self._plane.pools, rows)
+
+    def change_rows(self, backend: str, rows: Mapping[str, int], found: Discovered) -> None:
+        """Some servers of a backend are new, with these rows, and some are gone."""
+        gone = [server_row(backend, server) for server in found.removed]
+        self.publisher.change_rows(rows, gone)
+        for key in gone:
+            self._rows.pop(key, None)
+        self._rows.update(rows)
+        if self._peers is not None:
+            pool = self._plane.pools[backend]
+            new = {s: self._rows[server_row(backend, s)] for s in found.changed}
+            self._peers.change_servers(pool, new, found.removed)
 
     def set_alone(self, is_alone: bool) -> None:
         """Begin or end sharing. Idempotent. Call it after `set_rows`."""

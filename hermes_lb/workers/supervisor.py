@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hermes_lb.config import ConfigError, load_config
 from hermes_lb.config.dump import settings
 from hermes_lb.config.runtime import RuntimeServers, checked
+from hermes_lb.config.secret_files import watched_files
 from hermes_lb.control.operator import (
     NotPossible,
     carried_over,
@@ -25,7 +26,8 @@ from hermes_lb.control.operator import (
     store_url,
 )
 from hermes_lb.control.runtime_states import RuntimeStates
-from hermes_lb.discovery import Resolver
+from hermes_lb.discovery.discoveries import Discoveries
+from hermes_lb.discovery.dns import Resolver
 from hermes_lb.errors import reason
 from hermes_lb.listen import check_files
 from hermes_lb.observe import certificates
@@ -52,11 +54,13 @@ from hermes_lb.workers.upgrade import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hermes_lb.backends import Server
     from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config
     from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import KeptPin
     from hermes_lb.control.shapes import Resolved, Session, Setting
+    from hermes_lb.discovery.watch import Delta
     from hermes_lb.health.checker import HealthChecker
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.child import Child
@@ -104,15 +108,16 @@ class Supervisor:
         self._fleet.on_exit = self._worker_ended
         self.recent = shared.recent
         self._loop_lag = LoopLag(_LAG_EVERY)
-        admin_certificates = certificates.of_admin(config.admin)
         self.observed = Observed(
             shared.pools, shared.frontends, gathered.processes, upkeep, shared.refresh,
-            self._loop_lag, lambda: shared.certificates() + admin_certificates,
+            self._loop_lag, lambda: shared.certificates() + certificates.of_admin(config.admin),
         )  # fmt: skip
         self._resolver = Resolver(
             config.backends, self._addresses_changed, rng=random.Random(), failed=upkeep.dns_failed
         )
         self._runtime = inherited_servers(handover.inherited, config)
+        self._discoveries = Discoveries(config.backends, self._discovered, rng=random.Random())
+        upkeep.discoveries = self._discoveries.views
         state_file = config.process.state_file
         self._states = RuntimeStates(state_file, shared.pools) if state_file else None
         if self._states is not None:
@@ -121,7 +126,9 @@ class Supervisor:
         admin = config.admin
         self._admin = AdminListener(admin, self, handover.admin) if admin.enabled else None
         history = self._admin.history if self._admin is not None else None
-        self._decisions = Decisions(shared, self._kept_files, self._resolver, upkeep, history)
+        self._decisions = Decisions(
+            shared, self._kept_files, self._resolver, self._discoveries, upkeep, history
+        )
 
     def __repr__(self) -> str:
         return f"<Supervisor of {self._fleet!r}>"
@@ -149,9 +156,12 @@ class Supervisor:
             for passed in self._handover.listening.untaken:
                 logger.warning("systemd has opened %s, where no frontend listens", passed)
             await self._take_files()
-            self._resolver.restore((self._handover.inherited or {}).get("addresses", ()))
+            inherited = self._handover.inherited or {}
+            self._resolver.restore(inherited.get("addresses", ()))
+            self._discoveries.restore(inherited.get("discovered", ()))
             starting.push_async_callback(self._resolver.stop)
-            await self._resolver.start()
+            starting.push_async_callback(self._discoveries.stop)
+            await asyncio.gather(self._resolver.start(), self._discoveries.start())
             await self._take_decisions(starting)
             assert self._checks is not None
             starting.push_async_callback(self._checks.stop)
@@ -203,7 +213,7 @@ class Supervisor:
         then as a reload does."""
         async with self._reloading:
             before = applied(self._handover.inherited) or self._resolved
-            self._shared.reconfigure(before)
+            self._shared.reconfigure(before, self._discoveries.servers)
             if self._states is not None:
                 await self._states.start()
                 starting.push_async_callback(self._states.stop)
@@ -255,6 +265,7 @@ class Supervisor:
             "key": self._handover.key,
             "tickets": self._handover.tickets.state,
             "rows": self._handover.layout.rows,
+            "discovered": self._shared.discovered(),
             "servers": self._shared.snapshots(),
             "tls_files": self._kept_files.of(config),
         }
@@ -363,12 +374,24 @@ class Supervisor:
         return store_url(self.config, self._handover.store)
 
     async def reload(self) -> list[str]:
+        return await self._reload(self._file)
+
+    async def refresh_secrets(self) -> list[str]:
+        """Read the files of secrets again, and no other part of the configuration."""
+        return await self._reload(None)
+
+    @property
+    def watched_files(self) -> list[Path]:
+        """A change of one is for `refresh_secrets`."""
+        return watched_files(self.config)
+
+    async def _reload(self, file: Path | None) -> list[str]:
         upkeep, listening = self.observed.upkeep, self._handover.listening
         async with self._reloading:
             self._refuse_when_ending()
             try:
                 layout = self._handover.layout
-                new, files, changes = await accepted(self._file, self.config, layout)
+                new, files, changes = await accepted(file, self.config, layout)
                 runtime = self._runtime.after_reload(self.config.backends, new.backends)
                 backends = checked(new, runtime, new.backends)
                 layout.check(new.model_copy(update={"backends": backends}))
@@ -377,12 +400,14 @@ class Supervisor:
             except (ValueError, OSError) as error:
                 upkeep.failed_to_reload()
                 self._reload_refused = why = reason(error)
-                logger.error("the configuration is not reloaded, the old one goes on:\n%s", why)
+                what = "the configuration is" if file is not None else "secrets are"
+                logger.error("%s not reloaded, the old one goes on:\n%s", what, why)
                 raise
             self.config, self._runtime = new, runtime
             self._reload_refused = ""
             changes += self._kept_files.take(new, files)
             await self._resolver.reconfigure(new.backends)
+            await self._discoveries.reconfigure(new.backends)
             problems = await self._apply()
             listening.close(listening.unused(new))
             self._fleet.slots_changed()
@@ -396,7 +421,7 @@ class Supervisor:
 
     async def _apply(self, before_workers: Callable[[], None] = lambda: None) -> list[str]:
         """Apply the configuration and the resolved addresses to pools, checks and workers."""
-        self._shared.reconfigure(self._resolved)
+        self._shared.reconfigure(self._resolved, self._discoveries.servers)
         before_workers()
         if self._states is not None:
             self._states.changed()  # first, so that a returning server gets its saved state at once
@@ -410,6 +435,22 @@ class Supervisor:
     async def _set_addresses(self) -> None:
         async with self._reloading:
             await self._apply()
+
+    def _discovered(self, backend: str, delta: Delta) -> None:
+        """A discovery has found other servers. This takes effect within this iteration of the loop:
+        a reload or a start in progress has them, or gets them after its own message."""
+        try:
+            self._shared.discover(backend, delta, partial(self._prepare_discovered, backend))
+        except ValueError as error:
+            logger.error("%s: servers of the discovery are left out: %s", backend, error)
+
+    def _prepare_discovered(
+        self, backend: str, changed: list[Server], removed: list[Server]
+    ) -> None:
+        if self._states is not None:
+            self._states.changed()  # first, so that a returning server gets its saved state at once
+        if self._checks is not None:
+            self._checks.discover(backend, changed, removed)
 
     # Upgrade.
 

@@ -1,4 +1,4 @@
-"""Watches the configuration file for changes, by polling it once a second."""
+"""Watches files for changes, by polling them once a second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
 _EVERY = 1.0  # seconds
@@ -34,6 +34,26 @@ async def changes(
         if seen is not None and seen == before and seen != used:
             used = seen
             yield
+
+
+async def changes_of(
+    files: Callable[[], Iterable[Path]], *, every: float = _EVERY
+) -> AsyncIterator[None]:
+    """The same for several files, which may be others each time, and may be missing."""
+
+    def look() -> dict[Path, _Version | None]:
+        return {file: _version(file) for file in files()}
+
+    used = seen = look()
+    while True:
+        await asyncio.sleep(every)
+        before, seen = seen, look()
+        if seen == before and seen != used:
+            # Those that a reload has added were read by it.
+            is_news = any(used[file] != version for file, version in seen.items() if file in used)
+            used = seen
+            if is_news:
+                yield
 
 
 def _version(file: Path) -> _Version | None:

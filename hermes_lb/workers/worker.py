@@ -12,7 +12,8 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. Messages
                  answers later; `publish`: publish the counters now, the answer confirms it;
                  `marked_down`: backend and name of a server that its checks took down, and
                  whether it hangs; `inboxes`: the worker's slot and the number of slots, with the
-                 descriptors of all inboxes (once, after the start).
+                 descriptors of all inboxes (once, after the start); `discovered`: servers of a
+                 backend's discovery that are new, have changed or are gone, with their rows.
                  (Workers of older code ignore unknown fields.)
     load         the load that a server reported to a health check
     failed       a passive failure, seen by another worker
@@ -44,6 +45,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hermes_lb.backends.options import DiscoveredServer
 from hermes_lb.config import Config
 from hermes_lb.errors import reason
 from hermes_lb.listen.sockets import handed_over
@@ -183,6 +185,7 @@ class Worker:
         self._plane = plane
         self._sharing = sharing = Sharing(plane, memory, number, descriptors[1 : 1 + wakeups], key)
         plane.context.recent.on_add = self._note_abort
+        plane.set_discovered(_discovered(message))
         self._set_rows(message["rows"])
         sharing.set_alone(message["is_alone"])
         self._restore(message["servers"])
@@ -211,6 +214,7 @@ class Worker:
         configured = Config.model_validate(message["config"])
 
         def before_serving() -> None:
+            self.plane.set_discovered(_discovered(message))
             self._set_rows(message["rows"])
             self._restore(message["servers"])
 
@@ -221,7 +225,11 @@ class Worker:
             self._spread.set_listeners(self.plane.frontends)
 
     def _on_servers(self, message: Message, descriptors: list[int]) -> None:
-        self._restore(message["servers"])
+        found = message.get("discovered")
+        if found is not None:
+            self._discover(found, message["servers"])
+        else:
+            self._restore(message["servers"])
         if "is_alone" in message and self._sharing is not None:
             self._sharing.set_alone(message["is_alone"])
         self._is_supervisor_replaced = message.get("is_replaced", self._is_supervisor_replaced)
@@ -235,6 +243,16 @@ class Worker:
         if "inboxes" in message and not self._is_draining:
             slot, slots = message["inboxes"]
             self._spread_connections(slot, slots, descriptors)
+
+    def _discover(self, found: Message, snapshots: list[Any]) -> None:
+        """Servers of a discovery are new, changed or gone; no request is served in between."""
+        name = found["backend"]
+        servers = [DiscoveredServer.model_validate(one) for one in found["servers"]]
+        discovered = self.plane.discover(name, servers, found["gone"])
+        if discovered is not None:
+            self.sharing.change_rows(name, found["rows"], discovered)
+            self._restore(snapshots)
+            self.plane.pools[name].look_at_queue()
 
     def _spread_connections(self, slot: int, slots: int, descriptors: list[int]) -> None:
         ends = iter(descriptors)
@@ -394,6 +412,14 @@ def _sockets(
     for (frontend, bind), fd in zip(listed, descriptors, strict=True):
         groups.setdefault((frontend, bind), []).append(handed_over(fd))
     return groups
+
+
+def _discovered(message: Message) -> dict[str, dict[str, DiscoveredServer]]:
+    """The servers of discoveries, by backend and name."""
+    return {
+        backend: {one["name"]: DiscoveredServer.model_validate(one) for one in servers}
+        for backend, servers in message.get("discovered", {}).items()
+    }
 
 
 def _tls_files(states: dict[str, Any] | None) -> dict[str, TlsFiles] | None:

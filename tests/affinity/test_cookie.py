@@ -36,6 +36,19 @@ def set_cookie(cookies: CookieAffinity, server: Server) -> bytes:
     return field.removeprefix(b"Set-Cookie: ").removesuffix(b"\r\n")
 
 
+def test_cookies_of_earlier_secrets_are_accepted() -> None:
+    """A secret of several lines: the first is in use."""
+    values = {}
+    for secret in ("old", "new\nold", "new"):
+        cookies, (first, *_) = affinity(secret=secret)
+        values[secret] = set_cookie(cookies, first).partition(b";")[0].partition(b"=")[2]
+    assert values["new\nold"] == values["new"] != values["old"]
+    both, (first, *_) = affinity(secret="new\nold")
+    assert both.server_for(values["old"]) is both.server_for(values["new"]) is first
+    after, _ = affinity(secret="new")
+    assert after.server_for(values["old"]) is None
+
+
 class TestExtract:
     @pytest.mark.parametrize(
         ("header", "value", "remaining"),

@@ -116,7 +116,7 @@ async def test_a_session_does_not_leave_a_server_that_can_not_be_dialed(
         stage.nobody() if way == "refused" else stage.black_hole(),
         other,
         backend={"stick": [{"on": "header:K", "on_lost": on_lost}], "retries": 1},
-        timeouts={"connect": 0.05},
+        timeouts={"connect": 0.5},
     )
     for n in range(20):
         answer = await stage.ask(lb, f"K: {n}")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 SERVERS = 3
 STRATEGIES = (
     "round_robin", "leastconn", "ip_hash", "random", "consistent_hash", "maglev", "p2c",
-    "peak_ewma", "prequal", "least_load",
+    "peak_ewma", "prequal", "least_load", "least_sessions", "least_tokens", "session_stealing",
+    "dual_map", "selective_push", "fair_queue",
 )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_a_new_strategy_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -
     balancing = tmp_path / "hermes_lb/balancing"
     (balancing / "last.py").write_text(LAST)
     registry = balancing / "registry.py"
-    text = registry.read_text().replace('": LeastLoad,\n', '": LeastLoad,\n    "last": Last,\n')
+    text = registry.read_text().replace('": FairQueue,\n', '": FairQueue,\n    "last": Last,\n')
     registry.write_text(
         text.replace("\nif TYPE", "from hermes_lb.balancing.last import Last\n\nif TYPE")
     )
@@ -103,7 +103,7 @@ def test_a_new_strategy_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -
     assert (seen["why"][0], seen["why"][-1]) == ("the last one", "picked: s2")
     assert seen["foreign"] == (
         'backends.servers.strategy.tau: not an option of "last"; '
-        'it belongs to balance = "peak_ewma", "prequal" or "least_load"'
+        'it belongs to balance = "peak_ewma", "prequal", "least_load" or "selective_push"'
     )
     assert seen["owner"] == (
         'backends.servers.strategy.skip: not an option of "p2c"; it belongs to balance = "last"'

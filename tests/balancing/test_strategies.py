@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_lb.balancing import STRATEGIES, Learner
+from hermes_lb.balancing import STRATEGIES, Learner, Tracker
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.config import Backend
 from tests.support.pools import FakeRequest, make_pool
@@ -50,11 +50,14 @@ def play(name: str, servers: list[dict[str, Any]], events: list[tuple[str, int]]
         if event == "pick":
             tried = pool.servers[:1] if number == 0 else []
             candidates = list(pool.candidates(tried, now))
-            server = strategy.pick(pool, FakeRequest(f"10.{number}.0.1", tried), now, rng)
+            request = FakeRequest(f"10.{number}.0.1", tried)
+            server = strategy.pick(pool, request, now, rng)
+            if isinstance(strategy, Tracker):
+                candidates = [one for one in candidates if strategy.has_room(one, now)]
             assert server in candidates if server else not candidates
             picked.append(server.name if server else "-")
             if server:
-                leases.append(pool.lease(server, now))
+                leases.append(pool.lease(server, now, request))
         elif event == "fail":
             pool.servers[number % len(pool.servers)].failed(now)
         elif leases:
@@ -178,10 +181,11 @@ class Traffic:
         for _ in range(requests):
             self.now += 0.01
             address = f"10.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(256)}"
-            server = self._strategy.pick(self.pool, FakeRequest(address), self.now, rng)
+            request = FakeRequest(address)
+            server = self._strategy.pick(self.pool, request, self.now, rng)
             assert server is not None
             self.counts[server.name] += 1
-            self._leases.append(self.pool.lease(server, self.now))
+            self._leases.append(self.pool.lease(server, self.now, request))
             if len(self._leases) > self._in_flight:
                 self._answer(self._leases.pop(rng.randrange(len(self._leases))))
 
@@ -191,7 +195,7 @@ class Traffic:
             server.succeeded()
         if isinstance(self._strategy, Learner):
             self._strategy.answered(server, FakeAnswer(), 0.05, self.now)  # type: ignore[arg-type]
-        lease.release()
+        lease.release(100)
 
 
 @every_strategy
@@ -232,7 +236,9 @@ def test_shares_follow_weights_where_all_take_the_same_time(name: str, in_flight
 @every_strategy
 def test_a_strategy_that_learns_says_so(name: str):
     strategy = STRATEGIES[name]()
-    assert isinstance(strategy, Learner) == (name in {"peak_ewma", "prequal", "least_load"})
+    assert isinstance(strategy, Learner) == (name in {
+        "peak_ewma", "prequal", "least_load", "selective_push",
+    })  # fmt: skip
 
 
 def test_the_options_arrive():

@@ -39,7 +39,8 @@ AFTER_GOOD = 8  # the line of the first statement after GOOD
 FORMATS = 'allowed is "httplog", "json" or "combined"'
 STRATEGIES = (
     'allowed is "round_robin", "leastconn", "ip_hash", "random", "consistent_hash", "maglev", '
-    '"p2c", "peak_ewma", "prequal" or "least_load"'
+    '"p2c", "peak_ewma", "prequal", "least_load", "least_sessions", "least_tokens", '
+    '"session_stealing", "dual_map", "selective_push" or "fair_queue"'
 )
 
 
@@ -366,13 +367,14 @@ def test_a_long_value_is_shortened() -> None:
             "leastconn",
             'tau = "5s"',
             'tau: not an option of "leastconn"; '
-            'it belongs to balance = "peak_ewma", "prequal" or "least_load"',
+            'it belongs to balance = "peak_ewma", "prequal", "least_load" or "selective_push"',
         ),
         (
             "peak_ewma",
             'hash_on = "client"',
             'hash_on: not an option of "peak_ewma"; '
-            'it belongs to balance = "consistent_hash" or "maglev"',
+            'it belongs to balance = "consistent_hash", "maglev", "least_sessions", '
+            '"least_tokens", "session_stealing", "dual_map", "selective_push" or "fair_queue"',
         ),
         (
             "p2c",

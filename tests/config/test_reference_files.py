@@ -11,6 +11,8 @@ import pytest
 from hermes_lb.balancing import STRATEGIES, StrategyOptions
 from hermes_lb.config import Config, load_config
 from hermes_lb.config.lines import LineIndex
+from hermes_lb.discovery.sources.base import SourceOptions
+from hermes_lb.discovery.sources.registry import SOURCES
 from hermes_lb.health.probes.base import ProbeOptions
 from hermes_lb.health.probes.registry import PROBES
 from hermes_lb.options.section import Section
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 REFERENCE = (CONFIGS / "reference.toml").read_text()
+
+
+@pytest.fixture(autouse=True)
+def _beside_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read with the configuration."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cookie.secret", "pins.url", "store.url"):
+        Path(name).write_text("redis://127.0.0.1:6379/0")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
@@ -88,8 +98,9 @@ def test_reference_has_every_key_of_every_table() -> None:
     given: dict[type[Section], set[str]] = {}
     for path, _, section in fields():
         given.setdefault(type(section), set()).add(str(path[-1]))
-    options = {one.options for one in (*STRATEGIES.values(), *PROBES.values())}
-    by_kind = {StrategyOptions, ProbeOptions}
+    kinds = (*STRATEGIES.values(), *PROBES.values(), *SOURCES.values())
+    options = {one.options for one in kinds}
+    by_kind = {StrategyOptions, ProbeOptions, SourceOptions}
     assert len(given.keys() - options) == len(set(Section.__subclasses__()) - by_kind)
     for section_type, names in given.items():
         assert names == set(section_type.model_fields), section_type.__name__

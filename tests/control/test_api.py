@@ -18,6 +18,7 @@ from hermes_lb.control.endpoints import routes_of
 from hermes_lb.control.history import History
 from hermes_lb.control.openapi import document
 from hermes_lb.control.operator import KeptPin, NotPossible
+from hermes_lb.control.scaling import ScalingApi
 from hermes_lb.control.turns_api import TurnsApi
 from tests.support.needs import needs_package
 from tests.support.operator import FakeOperator, admin_listener, agents, session
@@ -73,7 +74,11 @@ def test_the_description_is_valid_and_complete() -> None:
     names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert names <= document()["components"]["schemas"].keys()
     operator, history = FakeOperator(), History({})
-    groups = (api.Api(operator, history), CommandsApi(operator, history), TurnsApi(operator))
+    scaling = ScalingApi(operator)
+    groups = (
+        api.Api(operator, history, scaling.scaling), scaling, CommandsApi(operator, history),
+        TurnsApi(operator),
+    )  # fmt: skip
     routes = {(route.path, route.method.lower()) for group in groups for route in routes_of(group)}
     assert routes == {(path, method) for path, method, _ in operations()}
 
@@ -218,6 +223,7 @@ async def test_a_server_in_full() -> None:
             "backend": "agents",
             "name": "agent1",
             "address": "127.0.0.1:8001",
+            "source": "config",
             "state": "up",
             "admin": "ready",
             "because": "200 in 3 ms",

@@ -265,7 +265,10 @@ async def test_a_restart_while_the_name_is_unknown_loses_nothing(
         await found.become("10.0.0.1", "10.0.0.2")
         assert by_name(found.pools) == {"pod-10.0.0.1": ("up", 1), "pod-10.0.0.2": ("drain", 1)}
     assert "no such servers" not in caplog.text
-    assert "entries kept for resolved addresses that are absent: agents/pod-10.0.0.2" in caplog.text
+    assert (
+        "entries kept for servers that are absent and may come back: agents/pod-10.0.0.2"
+        in caplog.text
+    )
 
 
 async def test_a_name_that_leaves_the_configuration_takes_its_entries_with_it(path: Path) -> None:

@@ -79,9 +79,9 @@ async def test_servers_in_a_table(client: Client) -> None:
     agent1.counters.responses[5] = 6
     client.operator.server("agent2").failed(client.operator.now(), "refused")
     assert lines(await ctl("servers", url=client.url)) == [
-        "SERVER ADDRESS STATE WHY IN FLIGHT QUEUED WEIGHT REQUESTS 5XX ABORTED",
-        "agents/agent1 127.0.0.1:8001 up 200 in 3 ms 4/9 0 3 1,240 6 0",
-        "agents/agent2 (backup) [::1]:8002 failing 1 failure: refused 0 0 1 0 0 0",
+        "SERVER ADDRESS SOURCE STATE WHY IN FLIGHT QUEUED WEIGHT REQUESTS 5XX ABORTED",
+        "agents/agent1 127.0.0.1:8001 config up 200 in 3 ms 4/9 0 3 1,240 6 0",
+        "agents/agent2 (backup) [::1]:8002 config failing 1 failure: refused 0 0 1 0 0 0",
     ]
 
 

@@ -68,7 +68,7 @@ def test_the_wider_the_more_is_shown(operator: FakeOperator) -> None:
     assert shown_at[0] >= {"SERVER", "STATE"}
     assert "IN FLIGHT" in shown_at[1]
     assert "WHY" in shown_at[2]
-    assert len(shown_at[-1]) == 10
+    assert len(shown_at[-1]) == 11
 
 
 @pytest.mark.parametrize("width", WIDTHS)

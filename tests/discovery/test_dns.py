@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hermes_lb.config import Backend
 from hermes_lb.config import Server as ConfiguredServer
-from hermes_lb.discovery.dns import GONE_AFTER, MOST_ADDRESSES, Known, Resolver, expand
+from hermes_lb.discovery.dns import Resolver, expand
+from hermes_lb.discovery.sources.addresses import GONE_AFTER, MOST_ADDRESSES, Known
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from hermes_lb.cli import app
 from hermes_lb.lab.scenarios import SCENARIOS
-from tests.lab.test_trace import HAPROXY
+from tests.lab.test_access_log import HAPROXY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_trace_is_played_to_as_many_servers_as_it_names(tmp_path: Path) -> Non
     result = lab("-s", "leastconn", "--trace", "access.log")
     assert result.exit_code == 0, result.output
     assert "2 requests of a trace; 1 lines could not be used" in result.output
-    assert "2 servers, any number at a time" in result.output
+    assert "2 servers, 2 at a time each" in result.output
 
 
 def test_what_is_played_of_a_trace_is_said(tmp_path: Path) -> None:

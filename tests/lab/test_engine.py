@@ -10,8 +10,9 @@ import pytest
 
 from hermes_lb.balancing import STRATEGIES
 from hermes_lb.lab.experiment import Experiment
+from hermes_lb.lab.fleet import make_fleet
 from hermes_lb.lab.pace import Pace
-from hermes_lb.lab.scenarios import SCENARIOS, make_fleet
+from hermes_lb.lab.scenarios import SCENARIOS
 from hermes_lb.lab.workloads import Workload
 from tests.support.laboratory import make_run
 

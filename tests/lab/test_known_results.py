@@ -13,16 +13,16 @@ import pytest
 from hermes_lb.balancing import STRATEGIES
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.lab.experiment import Experiment
+from hermes_lb.lab.fleet import make_fleet
 from hermes_lb.lab.measures import percentiles
 from hermes_lb.lab.pace import Pace
-from hermes_lb.lab.scenarios import make_fleet
 from hermes_lb.lab.workloads import Workload, addresses, constant, exponential, lognormal, poisson
 from tests.lab.test_theory import erlang_c
 from tests.support.laboratory import make_run, mean_and_error
 
 if TYPE_CHECKING:
     from hermes_lb.backends import Server
-    from hermes_lb.lab.engine import Job
+    from hermes_lb.lab.job import Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # some seconds each on an idle core
 

@@ -17,8 +17,9 @@ from hermes_lb.lab.html import page
 from hermes_lb.lab.measures import percentiles, rank
 from hermes_lb.lab.plots import in_flight, shares
 from hermes_lb.lab.report import print_result, seconds
-from hermes_lb.lab.trace import read_trace
-from tests.lab.test_trace import HAPROXY
+from hermes_lb.lab.traces import access_log
+from hermes_lb.lab.traffic import RecordedTraffic
+from tests.lab.test_access_log import HAPROXY
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +122,8 @@ def test_a_strategy_beside_which_the_others_could_not_be_read_has_a_scale_of_its
 
 
 def test_names_of_a_trace_are_escaped_on_the_page() -> None:
-    trace = read_trace([line.replace("be/s1", "be/<b>&x") for line in HAPROXY])
-    result = Experiment(["leastconn"], 2).trace(trace, "<i>.log")
+    recording = access_log.read([line.replace("be/s1", "be/<b>&x") for line in HAPROXY])
+    result = Experiment(["leastconn"], 2).play(RecordedTraffic(recording, "<i>.log"))
     assert result["logged_shares"] == {"<b>&x": 0.5, "s2": 0.5}
     text = page([result])
     assert "<b>&x" not in text

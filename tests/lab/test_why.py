@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.backends import Server
-    from hermes_lb.lab.engine import Job, Run
+    from hermes_lb.lab.engine import Run
+    from hermes_lb.lab.job import Job
 
 REQUESTS = 300
 _ROW = re.compile(r"  s(\d+) +(\d+) in flight, weight ([\d.]+)(.*)").fullmatch
 _HOT = re.compile(r"hot: more than ([\d.]+) in flight").search
+_OWN = re.compile(r"the session's server is (s\d+)").fullmatch
 
 
 class Row(NamedTuple):
@@ -31,6 +33,7 @@ class Row(NamedTuple):
     name: str
     number: int
     load: float  # in flight for its weight
+    weight: float
     rest: str
 
     @property
@@ -82,8 +85,24 @@ def follows(strategy: str, rows: list[Row], lines: list[str]) -> list[str]:
     """The servers that the figures in these lines favour; several if chance decided among them."""
     if strategy == "ip_hash" and " has the turn" in "".join(lines):
         strategy = "round_robin"
-    if strategy in ("ip_hash", "consistent_hash", "maglev"):
+    if strategy in ("ip_hash", "consistent_hash", "maglev", "selective_push"):
         return [next(row.name for row in rows if row.can_take_it)]
+    if strategy == "dual_map":
+        is_second = len(rows) == 2 and rows[0].figure("load") - rows[1].figure("load") > 1.0
+        return [rows[is_second].name]
+    own = [found[1] for found in map(_OWN, lines) if found]
+    if own and strategy == "session_stealing":
+        loads = {row.name: row.figure("load") for row in rows}
+        stays = own[0] in loads and loads[own[0]] - min(loads.values()) < 4.0
+        stays |= "another request of it" in "".join(lines) or "came there lately" in "".join(lines)
+        return own if stays else [name for name in loads if loads[name] == min(loads.values())]
+    if strategy in ("least_sessions", "least_tokens"):
+        figures = {row.name: row.figure(strategy[6:]) / row.weight for row in rows}
+        if own and own[0] in figures:
+            return own
+        return [next(name for name in figures if figures[name] == min(figures.values()))]
+    if strategy == "fair_queue":
+        strategy = "leastconn"
     if strategy == "random":
         return [row.name for row in rows]
     if strategy == "peak_ewma" and len(rows) == 2:
@@ -121,7 +140,9 @@ def read(lines: list[str]) -> tuple[list[Row], str]:
     for found in map(_ROW, compared):
         if found:
             number, in_flight, weight, rest = found.groups()
-            rows.append(Row(f"s{number}", int(number), int(in_flight) / float(weight), rest))
+            rows.append(
+                Row(f"s{number}", int(number), int(in_flight) / float(weight), float(weight), rest)
+            )
     return rows, lines[-1].removeprefix("picked: ")
 
 

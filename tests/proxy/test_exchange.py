@@ -387,7 +387,7 @@ async def test_a_server_that_does_not_read_an_upload_is_504(stage: Stage) -> Non
 
 async def test_a_lone_server_that_refuses_is_tried_again(stage: Stage) -> None:
     """There is no other, and it may be restarting (HAProxy)."""
-    lb = await stage.balancer(stage.nobody(), timeouts={"connect": 0.05})
+    lb = await stage.balancer(stage.nobody(), timeouts={"connect": 0.5})
     client = await stage.client(lb)
     assert (await client.ask()).status == 503
     line = await stage.log_line(lb)

@@ -103,7 +103,11 @@ async def failing(stage: Stage, what: str, **options: Any) -> tuple[LoadBalancer
     else:
         first = await stage.serving(fails_once(what))
     second = await stage.serving(answers(b"2"))
-    timeouts = {"connect": 0.05, "server": 0.2 if what.startswith("silent") else 30}
+    # Short for the faulty server, and time enough to dial the other one on a busy machine.
+    timeouts = {
+        "connect": 0.5 if what == "dial timed out" else 1.0,
+        "server": 1.0 if what.startswith("silent") else 30,
+    }
     lb = await stage.balancer(first, second, timeouts=timeouts, **options)
     client = await stage.client(lb)
     if what == "stale":
@@ -135,7 +139,7 @@ async def stale_and_refusing(stage: Stage, **backend: Any) -> tuple[LoadBalancer
     """A server with two kept connections, and a backup that refuses."""
     origin = await stage.origin()
     lb = await stage.balancer(
-        origin, stage.nobody(), each=FIRST_THEN_SECOND, backend=backend, timeouts={"connect": 0.05}
+        origin, stage.nobody(), each=FIRST_THEN_SECOND, backend=backend, timeouts={"connect": 5}
     )
     clients = await stage.clients(lb, 2)
     for client in clients:

@@ -400,7 +400,7 @@ async def test_a_pinned_request_leaves_its_server_only_on_the_last_retry(stage: 
         second,
         server={"max_fails": 0},
         backend={**COOKIE, "retries": 2},
-        timeouts={"connect": 0.1},  # the wait before the same server is tried again
+        timeouts={"connect": 1.0},  # the wait before the same server is tried again
     )
     answer = await stage.ask(lb, "Cookie: SERVERID=agent1")
     assert (answer.body, answer.get("Set-Cookie")) == (b"second", "SERVERID=agent2; path=/")
@@ -417,7 +417,7 @@ async def test_a_pinned_request_whose_dial_timed_out_is_tried_again_without_a_pa
     monkeypatch.setattr(Exchange, "_turned_around", pauses)
     second = await stage.serving(answers(b"second"))
     lb = await stage.balancer(
-        stage.black_hole(), second, backend={**COOKIE, "retries": 2}, timeouts={"connect": 0.2}
+        stage.black_hole(), second, backend={**COOKIE, "retries": 2}, timeouts={"connect": 0.5}
     )
     assert (await stage.ask(lb, "Cookie: SERVERID=agent1")).body == b"second"
     line = await stage.log_line(lb)
@@ -455,7 +455,7 @@ async def test_a_pinned_upload_that_waits_to_be_retried_goes_on(stage: Stage) ->
         second,
         server={"max_fails": 0},
         backend={**COOKIE, "retries": 2},
-        timeouts={"connect": 0.3},
+        timeouts={"connect": 1.0},
     )
     client = await stage.client(lb)
     await client.send(

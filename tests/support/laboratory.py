@@ -7,14 +7,14 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from hermes_lb.balancing import STRATEGIES
-from hermes_lb.lab.engine import Run
-from hermes_lb.lab.scenarios import make_fleet
+from hermes_lb.lab.fleet import make_fleet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hermes_lb.balancing import StrategyOptions
-    from hermes_lb.lab.scenarios import Fleet
+    from hermes_lb.balancing import Strategy, StrategyOptions
+    from hermes_lb.lab.engine import Run
+    from hermes_lb.lab.fleet import Fleet
     from hermes_lb.lab.workloads import Workload
 
 
@@ -32,15 +32,11 @@ def make_run(
     queue_timeout: float = float("inf"),
 ) -> Run:
     fleet = fleet or make_fleet(servers, slots, limit=limit)
-    return Run(
-        fleet.pool,
-        fleet.machines,
-        STRATEGIES[strategy](options) if options else STRATEGIES[strategy](),
-        workload,
-        Random(seed),
-        sticky=sticky,
-        queue_timeout=queue_timeout,
-    )
+
+    def make() -> Strategy:
+        return STRATEGIES[strategy](options) if options else STRATEGIES[strategy]()
+
+    return fleet.run(make, workload, Random(seed), sticky=sticky, queue_timeout=queue_timeout)
 
 
 def mean_and_error(values: Sequence[float], batches: int = 20) -> tuple[float, float]:

@@ -326,7 +326,7 @@ def is_quiet(lb: LoadBalancer, context: Any) -> bool:
     """True if no request, no connection and no wait is left."""
     return (
         all(
-            not pool.waiting and all(s.in_flight == 0 == s.queued for s in pool.servers)
+            not pool.queue_length and all(s.in_flight == 0 == s.queued for s in pool.servers)
             for pool in lb.pools.values()
         )
         and not context.live.clients

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hermes_lb.tasks import Tasks
-from hermes_lb.workers.watch import changes
+from hermes_lb.workers.watch import changes, changes_of
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -87,3 +87,32 @@ async def test_a_file_that_is_away_for_a_while_is_waited_for(watched: Watched) -
     assert watched.noticed == 0
     watched.file.write_text("something else")
     await eventually(lambda: watched.noticed == 1)
+
+
+async def test_changes_of_several_files_that_may_be_missing(tmp_path: Path) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    files[0].write_text("as it was read")
+    tasks, noticed = Tasks(), 0
+
+    async def watch() -> None:
+        nonlocal noticed
+        async for _ in changes_of(lambda: list(files), every=EVERY):
+            noticed += 1
+
+    tasks.spawn(watch(), name="watch")
+    await asyncio.sleep(EVERY)
+    for count, change in enumerate(
+        (
+            lambda: files[1].write_text("made"),
+            lambda: files[0].write_text("another length"),
+            files[1].unlink,
+        ),
+        1,
+    ):
+        change()
+        await eventually(lambda n=count: noticed == n)
+    files.append(tmp_path / "c")  # a reload names another one, and has read it
+    files[2].write_text("read")
+    await asyncio.sleep(4 * EVERY)
+    assert noticed == 3
+    await tasks.cancel_all()

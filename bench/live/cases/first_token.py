@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import socket
 import statistics
 import time
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bench.live.peers.base import Peer
 
 _WARM_UP = 20  # requests
+_USER = 1_000_000  # no other load has it
 _PER_SECOND = 100  # requests for each second of a measurement, which they take roughly
 _WAITED = re.compile(rb'"extra":(\d+).*\n\n', re.DOTALL)
 
@@ -46,8 +48,8 @@ class FirstToken(Case):
         direct: list[float] = []
         with (
             peer.running(bench, upstreams) as proxy,
-            _Asker(proxy.port) as through,
-            _Asker(upstreams[0]) as past,
+            Asker(proxy.port) as through,
+            Asker(upstreams[0]) as past,
         ):
             for _ in range(_WARM_UP):
                 through.ask()
@@ -57,8 +59,8 @@ class FirstToken(Case):
                 proxied.append(through.ask())
                 direct.append(past.ask())
             window.close()
-        direct_p50, direct_p99 = _percentiles(direct)
-        proxied_p50, proxied_p99 = _percentiles(proxied)
+        direct_p50, direct_p99 = percentiles(direct)
+        proxied_p50, proxied_p99 = percentiles(proxied)
         values = {
             "added_p50_ms": proxied_p50 - direct_p50,
             "added_p99_ms": proxied_p99 - direct_p99,
@@ -69,14 +71,17 @@ class FirstToken(Case):
         return Sample(values)
 
 
-class _Asker:
-    """A client on one kept-alive connection, blocking, hence without a loop's delays."""
+class Asker:
+    """A client on one kept-alive connection, blocking, hence without a loop's delays.
 
-    def __init__(self, port: int) -> None:
-        self._request = sdk_request(port, path="/first")
+    `is_keyed`: each request has an Idempotency-Key of its own.
+    """
+
+    def __init__(self, port: int, *, is_keyed: bool = False) -> None:
         self._port = port
+        self._is_keyed = is_keyed
 
-    def __enter__(self) -> _Asker:
+    def __enter__(self) -> Asker:
         self._socket = socket.create_connection(("127.0.0.1", self._port), 5.0)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self
@@ -86,8 +91,10 @@ class _Asker:
 
     def ask(self) -> float:
         """Time from the request to the whole first token, less the upstream's wait, in ms."""
+        key = secrets.token_hex(16) if self._is_keyed else ""
+        request = sdk_request(self._port, path="/first", user=_USER, key=key)
         start = time.monotonic_ns()
-        self._socket.sendall(self._request)
+        self._socket.sendall(request)
         received = b""
         while (token := _WAITED.search(received)) is None:
             received += self._receive()
@@ -105,6 +112,7 @@ class _Asker:
         return data
 
 
-def _percentiles(values: list[float]) -> tuple[float, float]:
+def percentiles(values: list[float]) -> tuple[float, float]:
+    """The 50th and the 99th."""
     cuts = statistics.quantiles(values, n=100)
     return cuts[49], cuts[98]

@@ -28,6 +28,7 @@ class TableOptions(Section):
     size: int = Field(100_000, ge=1, le=10_000_000)
     expire: PositiveDuration = 3600.0
     redis: str | None = Field(None, pattern=_REDIS_URL, repr=False)  # may have a password
+    redis_file: str | None = Field(None, min_length=1)
 
     @property
     def has_store(self) -> bool:

@@ -249,7 +249,8 @@ class ServerRow {
   draw() {
     const { server, store, now } = this;
     this.isDrawn = true;
-    setText(this.address, server.address);
+    const isFound = server.source !== "config";
+    setText(this.address, isFound ? `${server.address} (${server.source})` : server.address);
     this.backup.hidden = !server.backup;
     setText(this.state, server.state);
     const isAssumed = server.state === "up" && !server.checked;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.http import frames as http2
-from hermes_lb.http.frames import UNLESS_OVER, Frames
+from hermes_lb.http.frames import UNLESS_OVER, Frames, FramesError
 
 if TYPE_CHECKING:
     from hermes_lb.http.frames import Fields
@@ -38,8 +38,10 @@ class Codec(Frames):
         )
 
     def respond(self, stream: int, fields: Fields, *, ends: bool) -> None:
-        with UNLESS_OVER:
+        try:  # noqa: SIM105 - as `Frames.send`
             self._http2.send_response(stream, fields, end_stream=ends)
+        except FramesError:
+            pass
 
     def inform(self, stream: int, fields: Fields) -> None:
         """A 1xx."""

@@ -25,7 +25,6 @@ from hermes_lb.proxy.http2 import verdicts
 from hermes_lb.proxy.http2.codec import Codec
 from hermes_lb.proxy.http2.fields import Malformed, as_http1
 from hermes_lb.proxy.http2.frame_io import FrameIo
-from hermes_lb.proxy.http2.grpc import is_grpc
 from hermes_lb.proxy.http2.stream import Carrier, Http2Stream
 from hermes_lb.proxy.local_replies import refusal
 from hermes_lb.proxy.ports import FramedConnection
@@ -250,8 +249,10 @@ class Http2Connection(FrameIo, FramedConnection, Carrier):
         context = self.context
         settings, now = context.settings, context.clock()
         stream = Http2Stream(self, number, now)
-        request, ended, data = arrived.request, arrived.has_ended, b"".join(arrived.data)
-        self.codec.credit(number, len(data))
+        request, ended, data = arrived.request, arrived.has_ended, b""
+        if arrived.data:
+            data = b"".join(arrived.data)
+            self.codec.credit(number, len(data))
         stream.is_request_read = ended
         self.streams[number] = stream
         self._running += 1
@@ -272,7 +273,7 @@ class Http2Connection(FrameIo, FramedConnection, Carrier):
             record_refusal(stream, context, now, refused, size)
             stream.done(now, ended)
             return
-        stream.is_grpc = is_grpc(asked.head) is not None
+        stream.is_grpc = asked.is_grpc
         head.version = HTTP2
         head.stream = number
         if asked.websocket_key:
@@ -319,10 +320,11 @@ class Http2Connection(FrameIo, FramedConnection, Carrier):
     # Output.
 
     def _acted(self) -> None:
-        for stream in list(self._to_reset):
-            if not self.codec.queued(stream.number):  # its END_STREAM has been taken
-                self._to_reset.discard(stream)
-                self.reset(stream.number, http2.NO_ERROR)
+        if self._to_reset:
+            for stream in list(self._to_reset):
+                if not self.codec.queued(stream.number):  # its END_STREAM has been taken
+                    self._to_reset.discard(stream)
+                    self.reset(stream.number, http2.NO_ERROR)
 
     def _frames_are_over(self, last: bytes) -> None:
         self._over()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from hermes_lb.errors import RequestRefused
 from hermes_lb.http.bounded_cache import BoundedCache
+from hermes_lb.proxy.http2.grpc import is_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,10 +42,11 @@ class Malformed(Exception):
 class Request:
     """`head`: as HTTP/1.1 has it. `websocket_key`: ours, for the server; empty for any other."""
 
-    __slots__ = ("head", "websocket_key")
+    __slots__ = ("head", "is_grpc", "websocket_key")
 
     def __init__(self, head: bytes, websocket_key: bytes) -> None:
         self.head = head
+        self.is_grpc: bool = is_grpc(head) is not None
         self.websocket_key = websocket_key
 
 

@@ -151,6 +151,13 @@ class FrameIo(Endpoint, Framed):
                 self._taken(data)
             self._act()
         self._acted()
+        if self._full or self._slow:
+            self._look_at_queues()
+        if self._frames.is_over and not self._is_over:
+            self._frames_are_over(data)
+
+    def _look_at_queues(self) -> None:
+        """After a write."""
         full, self._full = self._full, set()
         for stream in full:
             if stream.slow_down():
@@ -158,5 +165,3 @@ class FrameIo(Endpoint, Framed):
         for stream in list(self._slow):
             if stream.written():
                 self._slow.discard(stream)
-        if self._frames.is_over and not self._is_over:
-            self._frames_are_over(data)

@@ -251,12 +251,15 @@ class Http2Stream(Downstream, TunnelStream, Queue):
     def _respond(
         self, status: int, fields: list[tuple[bytes, bytes]], length: int, first: bytes
     ) -> None:
+        """`length`: of the body, of which `first` has come."""
         self._count(status)
-        self.has_sent_all = length == 0
+        is_all = length == len(first)
         self._connection.codec.respond(self.number, fields, ends=length == 0)
         if first:
-            self._send(first)
-        self._connection.has_frames()
+            self._send(first, ends=is_all)
+        else:
+            self._connection.has_frames()
+        self.has_sent_all = is_all
 
     def _count(self, status: int) -> None:
         self.peer.frontend.counters.http2_responses[status // 100 - 2] += 1
@@ -275,23 +278,23 @@ class Http2Stream(Downstream, TunnelStream, Queue):
 
     def send(self, data: bytes) -> None:
         self._send(data)
-        self._connection.has_frames()
 
     def send_data(self, data: bytes) -> None:
         if data:
             self._send(data)
-            self._connection.has_frames()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, *, ends: bool = False) -> None:
         if self.has_sent_all:
             return
-        codec = self._connection.codec
-        codec.send(self.number, data)
+        connection = self._connection
+        codec = connection.codec
+        codec.send(self.number, data, ends=ends)
         self._most_queued += len(data)
         if self._most_queued > HIGH_WATER and not self.is_writing_paused:
             self._most_queued = codec.queued(self.number)
             if self._most_queued > HIGH_WATER:
-                self._connection.is_full(self)
+                connection.is_full(self)
+        connection.has_frames()
 
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         connection = self._connection

@@ -6,6 +6,7 @@ node        one server: its shared connection, and others for commands that bloc
 topology    the server that holds a key: one server, Sentinels (`sentinel`), Cluster (`cluster`)
 scripts     the Lua scripts, from `lua/`
 client      runs scripts within a patience; the only place that judges errors
+in_flight   how many of them at once
 keys        the table of all keys, and their slots
 
 Control, by principal:

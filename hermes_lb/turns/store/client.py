@@ -22,6 +22,7 @@ import hiredis
 
 from hermes_lb.turns.ports import StoreAway
 from hermes_lb.turns.store.cluster import Cluster
+from hermes_lb.turns.store.in_flight import InFlight
 from hermes_lb.turns.store.node import Unfit
 from hermes_lb.turns.store.sentinel import SentinelMaster
 from hermes_lb.turns.store.topology import OneServer
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hermes_lb.turns")
 
-# Seconds for an operation, with all of its attempts.
+# Seconds for an operation, with all of its attempts, from when it is sent.
 PATIENCE: Final = 1.0
+# Seconds for which it waits before that, while others are under way: the store is busy, not away.
+_BUSY: Final = 60.0
 # Seconds for which a lost store is left alone: operations fail at once. Doubled up to the second.
 _LEFT_ALONE: Final = (0.1, 1.0)
 # Seconds between two attempts, doubled up to the second.
@@ -69,6 +72,7 @@ class StoreClient:
         self.topology: Topology = _TOPOLOGIES[read.topology](read)
         self.patience = patience
         self._clock = clock
+        self._in_flight = InFlight()
         self._min_replicas = read.min_replicas
         self._away_until = 0.0
         self._left_alone = 0.0
@@ -83,10 +87,15 @@ class StoreClient:
         return not self._is_tried and self._clock() >= self._away_until
 
     async def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[str | bytes | int],
+        *,
+        is_new: bool = False,
     ) -> Reply:
-        """The script's reply."""
-        [reply] = await self._operate(keys[0], _runs(script, keys, args))
+        """The script's reply. `is_new`: all that is not goes first while the store is busy."""
+        [reply] = await self._operate(keys[0], _runs(script, keys, args), is_new=is_new)
         return reply
 
     async def run_durably(
@@ -143,7 +152,12 @@ class StoreClient:
                 logger.warning("the store of turns is back")
 
     async def _operate(
-        self, key: str, commands: Callable[[bool], list[Command]], *, blocks: bool = False
+        self,
+        key: str,
+        commands: Callable[[bool], list[Command]],
+        *,
+        blocks: bool = False,
+        is_new: bool = False,
     ) -> list[Reply]:
         """Send commands to the server that holds `key` until the first has a reply, no error.
 
@@ -151,19 +165,14 @@ class StoreClient:
         """
         if not self.is_reachable:
             raise StoreAway(self._why)
-        is_trial = self._is_tried = bool(self._why)
-        attempts = _Attempts(self.topology, key, blocks)
         try:
-            async with asyncio.timeout(self.patience):
-                replies = await attempts.run(commands)
+            await self._in_flight.enter(_BUSY, is_new=is_new)
         except TimeoutError:
-            attempts.give_up()
-            raise self.went_away(attempts.why) from None
-        except OSError as error:
-            raise self.went_away(str(error)) from None
+            raise StoreAway(f"it is busy: {self._in_flight.waiting} operations wait") from None
+        try:
+            replies = await self._attempt(_Attempts(self.topology, key, blocks), commands)
         finally:
-            if is_trial:
-                self._is_tried = False
+            self._in_flight.leave()
         if isinstance(replies[0], hiredis.ReplyError):
             why = str(replies[0])
             if why.partition(" ")[0] in _AWAY:
@@ -172,6 +181,24 @@ class StoreClient:
             raise StoreAway(why)
         self.came_back()
         return replies
+
+    async def _attempt(
+        self, attempts: _Attempts, commands: Callable[[bool], list[Command]]
+    ) -> list[Reply]:
+        if not self.is_reachable:  # any more
+            raise StoreAway(self._why)
+        is_trial = self._is_tried = bool(self._why)
+        try:
+            async with asyncio.timeout(self.patience):
+                return await attempts.run(commands)
+        except TimeoutError:
+            attempts.give_up()
+            raise self.went_away(attempts.why) from None
+        except OSError as error:
+            raise self.went_away(str(error)) from None
+        finally:
+            if is_trial:
+                self._is_tried = False
 
 
 class _Attempts:

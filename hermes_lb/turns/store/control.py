@@ -167,8 +167,11 @@ class Control:
     ) -> list[Reply]:
         """The reply without the turns to wake. `also`: a second turn whose key is declared."""
         keys = (*control_keys(turn.id, turn.key, turn.session), control_keys(also or turn.id).turn)
-        run = self._client.run_durably if is_durable else self._client.run
-        reply = await run(SCRIPTS[name], keys, (turn.id, turn.principal, turn.nonce, *args))
+        values = (turn.id, turn.principal, turn.nonce, *args)
+        if is_durable:
+            reply = await self._client.run_durably(SCRIPTS[name], keys, values)
+        else:
+            reply = await self._client.run(SCRIPTS[name], keys, values, is_new=name == "begin")
         if not (isinstance(reply, list) and len(reply) > 1 and isinstance(reply[-1], list)):
             raise self._client.went_away(f"{name}: a reply that is not the script's")
         found: list[Reply] = reply[:-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hermes_lb.lab.trace import read_trace
+from hermes_lb.lab.traces.access_log import Log, parse, read
 from hermes_lb.observe import httplog
 from tests.observe.records import a_record
 
@@ -15,6 +15,10 @@ HAPROXY = [
     "127.0.0.1:38560 [24/Nov/2026:12:55:16.250] fe be/s2 "
     '10/400/5/50/465 200 51 - - --VN 1/1/0/0/+1 0/0 "GET /ok HTTP/1.1"',
 ]
+
+
+def arrivals(log: Log) -> list[float]:
+    return [entry.at - log.entries[0].at for entry in log.entries]
 
 
 def line(
@@ -29,13 +33,14 @@ def line(
 
 
 def test_requests_are_in_order_of_arrival_with_what_the_server_took() -> None:
-    trace = read_trace(HAPROXY)
-    work = trace.workload
-    assert list(work.arrivals) == [0.0, pytest.approx(0.75)]
-    assert list(work.lengths) == [0.05, 1.5]  # without what it waited for its head and a server
-    assert list(work.firsts) == [0.05, 0.12]
-    assert trace.servers == ["s2", "s1"]
-    assert work.addresses == ["127.0.0.1"]
+    log = parse(HAPROXY)
+    assert arrivals(log) == [0.0, pytest.approx(0.75)]
+    # Without what it waited for its head and a server.
+    assert [entry.length for entry in log.entries] == [0.05, 1.5]
+    assert [entry.first for entry in log.entries] == [0.05, 0.12]
+    assert [(entry.size, entry.load) for entry in log.entries] == [(51, 0), (51, 0)]
+    assert log.servers == ["s2", "s1"]
+    assert {entry.client for entry in log.entries} == {"127.0.0.1"}
 
 
 def test_our_own_lines_are_read() -> None:
@@ -45,15 +50,14 @@ def test_our_own_lines_are_read() -> None:
         line(began + 1500, client="2001:db8::7", served_by="be/s2"),
         line(began + 2000),
     ]
-    trace = read_trace(lines)
-    assert list(trace.workload.arrivals) == pytest.approx([0.0, 1.5, 2.0])
-    assert trace.workload.addresses == ["10.1.2.3", "2001:db8::7"]
-    assert list(trace.workload.users) == [0, 1, 0]
-    assert trace.skipped == 0
+    log = parse(lines)
+    assert arrivals(log) == pytest.approx([0.0, 1.5, 2.0])
+    assert [entry.client for entry in log.entries] == ["10.1.2.3", "2001:db8::7", "10.1.2.3"]
+    assert log.skipped == 0
 
 
 def test_lines_without_an_answer_and_strangers_are_skipped_and_counted() -> None:
-    trace = read_trace(
+    log = parse(
         [
             line(1_795_000_000_000),
             line(1_795_000_001_000, served_by=""),
@@ -67,8 +71,8 @@ def test_lines_without_an_answer_and_strangers_are_skipped_and_counted() -> None
             "",
         ]
     )
-    assert len(trace.servers) == 1
-    assert trace.skipped == 8
+    assert len(log.servers) == 1
+    assert log.skipped == 8
 
 
 DAY = 86_400_000
@@ -78,28 +82,36 @@ BEGAN = 1_795_000_000_000
 def test_requests_a_week_away_from_most_of_the_others_are_counted_and_not_played() -> None:
     far = [HAPROXY[0].replace("Nov/2026", f"Nov/{year}") for year in ("0001", "1970", "9999")]
     days = (-8, 0, 6, 13, 21)  # 8 days before the first that is played, and after the last one
-    trace = read_trace([*far, *(line(BEGAN + day * DAY) for day in days)])
-    assert list(trace.workload.arrivals) == [0.0, 6 * 86_400.0, 13 * 86_400.0]
-    assert trace.apart == 5
-    assert trace.skipped == 0
+    log = parse([*far, *(line(BEGAN + day * DAY) for day in days)])
+    assert arrivals(log) == [0.0, 6 * 86_400.0, 13 * 86_400.0]
+    assert log.apart == 5
+    assert log.skipped == 0
 
 
 def test_backends_are_one_pool_or_one_of_them_is_taken() -> None:
     lines = [line(BEGAN), line(BEGAN + 1000, served_by="api/s1"), line(BEGAN + 2000)]
-    trace = read_trace(lines)
-    assert trace.backends == ["api", "be"]
-    assert trace.servers == ["be/s1", "api/s1", "be/s1"]
-    trace = read_trace(lines, backend="be")
-    assert trace.backends == ["be"]
-    assert trace.servers == ["s1", "s1"]
+    log = parse(lines)
+    assert log.backends == ["api", "be"]
+    assert log.servers == ["be/s1", "api/s1", "be/s1"]
+    log = parse(lines, backend="be")
+    assert log.backends == ["be"]
+    assert log.servers == ["s1", "s1"]
     with pytest.raises(ValueError, match="no request of backend 'x'; there are api, be"):
-        read_trace(lines, backend="x")
+        parse(lines, backend="x")
 
 
 def test_only_so_many_are_taken() -> None:
-    assert len(read_trace(HAPROXY, 1).workload.arrivals) == 1
+    assert len(parse(HAPROXY, 1).entries) == 1
 
 
 def test_a_file_without_requests_is_refused() -> None:
     with pytest.raises(ValueError, match="no line of it"):
-        read_trace(["hello", "world"])
+        parse(["hello", "world"])
+
+
+def test_clients_are_sessions_and_an_hour_of_nothing_ends_one() -> None:
+    recording = read([line(BEGAN), line(BEGAN + 10_000), line(BEGAN + 3_700_000)])
+    first, second = recording.sessions
+    assert [(call.after, round(call.pause, 3)) for call in first.calls] == [(-1, 0.0), (0, 10.0)]
+    assert second.start == pytest.approx(3700.0)
+    assert recording.servers == ["s1"] * 3
