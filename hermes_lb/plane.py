@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hermes_lb.config import Bind, Config
     from hermes_lb.observe.certificates import CertificateView
     from hermes_lb.observe.recent import Recent
+    from hermes_lb.observe.spans import Spans
     from hermes_lb.proxy.ports import Connection, ConnectionPool
     from hermes_lb.proxy.select import Discovered
     from hermes_lb.tls.certificates import TlsFiles
@@ -145,7 +146,7 @@ class DataPlane:
             register.clear()
         async with AsyncExitStack() as starting:
             log = self._make_log(self.config.log)
-            self._log = log.access_log
+            self._log, self._spans = log.access_log, log.recorder.spans
             await self._log.start(may_be_late=log_may_be_late)
             starting.push_async_callback(self._close_log)
             loop = asyncio.get_running_loop()
@@ -317,9 +318,9 @@ class DataPlane:
         self.config = new
         self._tls_files = tls_files or {}
         self.context.reconfigure(new)
-        before = self._log
+        before, spans = self._log, self.context.log.recorder.spans
         if log is not None:
-            self._log = log.access_log
+            self._log, self._spans = log.access_log, log.recorder.spans
             self.context.log = log
         try:
             self._set_backends(new, dialers)
@@ -329,6 +330,7 @@ class DataPlane:
         finally:
             if log is not None:
                 await before.close()
+                await _close_spans(spans)
 
     def _sockets_for_new_binds(
         self, new: Config, given: Sockets
@@ -454,6 +456,7 @@ class DataPlane:
 
     async def _close_log(self) -> None:
         await self._log.close()
+        await _close_spans(self._spans)
 
     def _mark_backends_with_turns(self) -> None:
         with_turns = self.config.backends_with_turns
@@ -495,6 +498,12 @@ class DataPlane:
         await self._tasks.cancel_all()
         await context.live.wait_until_quiet(_CLOSING_TAKES)
         context.batch.flush()
+
+
+async def _close_spans(spans: Spans | None) -> None:
+    """In a thread: what waits is exported first."""
+    if spans is not None:
+        await asyncio.to_thread(spans.close)
 
 
 async def _set_binds(frontend: Frontend, configured: config.Frontend, groups: Sockets) -> None:
