@@ -220,7 +220,8 @@ class Route(Shape):
     conditions: Annotated[
         str, Field(description="all that it asks of a request; the first route that fits wins")
     ]
-    backend: str
+    backend: Annotated[str, Field(description="`agents`, `agents 95, canary 5`, or `return 404`")]
+    rules: Annotated[str, Field(description="what else it does, in the order of docs/routes.md")]
     turns: Annotated[bool, Field(description="its requests are turns: docs/turn-gateway.md")]
     resume: Annotated[bool, Field(description="its streams continue at another server")]
 

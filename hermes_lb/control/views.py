@@ -81,15 +81,22 @@ def _describe_routes(frontend: Frontend) -> list[shapes.Route]:
     found: list[shapes.Route] = [
         {
             "conditions": route.conditions,
-            "backend": route.backend,
+            "backend": route.leads_to,
+            "rules": route.rules,
             "turns": route.turns is not None,
             "resume": route.resume,
         }
         for route in frontend.routes
     ]
     if frontend.default_backend is not None:
-        backend = frontend.default_backend
-        found.append({"conditions": "*", "backend": backend, "turns": False, "resume": False})
+        default: shapes.Route = {
+            "conditions": "*",
+            "backend": frontend.default_backend,
+            "rules": "",
+            "turns": False,
+            "resume": False,
+        }
+        found.append(default)
     return found
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.observe import combined, httplog, json_log
-from hermes_lb.observe.sampling import Sampler
+from hermes_lb.observe.sampling import sampler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,4 @@ class Recorder:
             from hermes_lb.observe.spans import Spans  # the SDK takes 0.2 s
 
             self.spans = Spans.to(configured.otlp, configured.tag)
-        self.sampler = (
-            Sampler(configured.sample, configured.slow) if configured.sample < 1.0 else None
-        )
+        self.sampler = sampler_of(configured.sample, configured.slow)

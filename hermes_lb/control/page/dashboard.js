@@ -14,7 +14,7 @@ import {
   showProcesses,
   showRoutes,
 } from "./lists.js";
-import { Problems } from "./problems.js";
+import { NOTABLE, Problems, badness } from "./problems.js";
 import { BackendCard } from "./servers.js";
 import { Store } from "./store.js";
 
@@ -59,14 +59,20 @@ function show() {
 function showBackends(backends, servers, time) {
   const own = new Map(backends.map((backend) => [backend.name, []]));
   for (const server of servers) own.get(server.backend)?.push(server);
-  const names = [...own.keys()];
+  const isLarge = servers.length > FEW_SERVERS && backends.length > FEW_BACKENDS;
+  if (isLarge && filter.sort === "problems") {
+    const worst = new Map(backends.map(({ name }) => [name, Math.max(0, ...own.get(name).map(badness))]));
+    // By their states only: errors come and go each second.
+    const rank = ({ name }) => (worst.get(name) > NOTABLE ? worst.get(name) : 0);
+    backends = backends.toSorted((a, b) => rank(b) - rank(a));
+  }
+  const names = backends.map((backend) => backend.name);
   keepOnly(cards, names);
   keyed(by("backends"), names, (name) => {
     const card = new BackendCard(name, store.states, filter, () => refresh().catch(ignoreRefused));
     cards.set(name, card);
     return card.element;
   });
-  const isLarge = servers.length > FEW_SERVERS && backends.length > FEW_BACKENDS;
   let found = 0;
   for (const backend of backends) {
     found += cards.get(backend.name).show(backend, own.get(backend.name), { store, now: time, isLarge });

@@ -5,6 +5,9 @@ import { count, keyed, make, plural, setAttribute, setText } from "./format.js";
 const BY_STATE = { down: 6, ejected: 5, failing: 4, degraded: 3, maint: 2, drain: 2 };
 const MOST_SHOWN = 12;
 
+/** Badness from which a backend is opened. */
+export const NOTABLE = 3;
+
 /** 0: nothing to see. As `badness` in ctl/top.py. */
 export function badness(server) {
   const isBusy = server.queued > 0 || (server.max_connections > 0 && server.in_flight >= server.max_connections);

@@ -4,7 +4,7 @@ import { send, serverPath } from "./api.js";
 import { Chart, Sparkline, Strip } from "./charts.js";
 import { confirm } from "./dialogs.js";
 import { count, duration, keepOnly, keyed, lastOf, latency, make, meanOfLast, plural, setAttribute, setText } from "./format.js";
-import { badness } from "./problems.js";
+import { NOTABLE, badness } from "./problems.js";
 import { Totals, added } from "./totals.js";
 
 const PERCENTILES = (what) => [
@@ -53,7 +53,6 @@ const COLUMNS = ["Server", "State", "", "In flight", "Requests/s", "Errors/s", "
 
 // Rows that are shown at first, and more at each click.
 const SOME_ROWS = 50;
-const NOTABLE = 3; // badness from which a backend is opened
 
 /** Whether an element is on the screen, or near: others need not be drawn. */
 class Nearness {
