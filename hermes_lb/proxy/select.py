@@ -176,8 +176,16 @@ class Backend:
             elif self.connections.pop(server, None) is not None:
                 self.strategy.forget(server)
 
-    def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
-        """Change the rules in place, without disturbing requests in flight."""
+    def reconfigure(
+        self,
+        configured: config.Backend,
+        dialer: Dialer,
+        before_serving: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Change the rules in place, without disturbing requests in flight.
+
+        `before_serving` is called when the pool has its servers, which no request has got yet.
+        """
         before, self.configured = self.configured, configured
         is_same_code = strategy_type(configured.balance) is self._strategy_type
         is_same = (before.balance, before.strategy) == (configured.balance, configured.strategy)
@@ -187,6 +195,7 @@ class Backend:
         self.pool.expects_servers = configured.discovery is not None
         self.pool.reconfigure(configured)
         self._set_up(configured, dialer)
+        before_serving()
         if before.pins != configured.pins:
             old, self.session_table = self.session_table, self._table(configured)
             self.session_table.take_over(old)
