@@ -229,7 +229,7 @@ class _Attempts:
         timer: asyncio.TimerHandle
 
         def look() -> None:
-            nonlocal timer, periods
+            nonlocal periods
             node = self._node
             self.is_server_at_work = node is not None and node.heard > self._heard
             if node is None or not self.is_server_at_work or periods == _PERIODS:
@@ -237,13 +237,13 @@ class _Attempts:
             else:
                 periods += 1
                 self._heard = node.heard
-                timer = loop.call_later(patience, look)
+                self._timer = loop.call_later(patience, look)
 
-        timer = loop.call_later(patience, look)
+        self._timer = loop.call_later(patience, look)
         try:
             yield
         finally:
-            timer.cancel()
+            self._timer.cancel()
 
     def give_up(self) -> None:
         """The time is over: what does not answer is not used again."""
