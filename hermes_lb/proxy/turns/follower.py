@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from hmac import compare_digest
 from typing import TYPE_CHECKING, cast
 
 from hermes_lb.proxy import phases
@@ -69,7 +70,8 @@ async def follow(
 
 
 def _compare(record: Record, fingerprint: str) -> None:
-    if fingerprint and record.fingerprint and record.fingerprint != fingerprint:
+    known = record.fingerprint
+    if fingerprint and known and not compare_digest(known.encode(), fingerprint.encode()):
         raise key_reused(record.id)
 
 
