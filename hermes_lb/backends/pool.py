@@ -233,7 +233,10 @@ class Pool:
         gone = list(known.values())
         self._configured = servers
         # The server of the file has the name; the other comes back when it is found again.
-        gone += [found for s in servers if (found := self._discovered.pop(s.name, None))]
+        for one in configured.servers:
+            displaced = self._discovered.pop(one.name, None)
+            if displaced is not None:
+                gone.append(displaced)
         self._let_go(gone)
         is_same = self._set_servers()
         self._set_outliers(configured.outlier, is_same=is_same)
@@ -251,7 +254,11 @@ class Pool:
         removed servers continue, and no request is served before `look_at_queue`.
         """
         self._is_settled = False
-        removed = [s for name in gone if (s := self._discovered.pop(name, None)) is not None]
+        removed: list[Server] = []
+        for name in gone:
+            lost = self._discovered.pop(name, None)
+            if lost is not None:
+                removed.append(lost)
         taken = {server.name for server in self._configured}
         changed: list[Server] = []
         with self.many_changing():
@@ -429,7 +436,10 @@ class Pool:
 
     def find(self, name: str) -> Server | None:
         """The server of that name (names are unique), or None."""
-        return next((server for server in self.servers if server.name == name), None)
+        found = self._discovered.get(name)
+        if found is not None:
+            return found
+        return next((server for server in self._configured if server.name == name), None)
 
     @property
     def queue_length(self) -> int:
