@@ -130,3 +130,22 @@ def test_the_next_generation_goes_on(memory: SharedMemory, layout: Layout):
         assign(one, "a", "c", "d")
     assert following.rows == layout.rows
     assert len(set(layout.rows.values())) == 5
+
+
+def test_rows_of_single_servers_are_given_and_freed() -> None:
+    """As a discovery changes them: the cost is that of these rows."""
+    memory = SharedMemory.create(2, 4)
+    layout = Layout(memory)
+    assert layout.change(["a", "b"], []) == []
+    [freed] = layout.change(["c"], ["a", "none"])
+    assert set(layout.rows) == {"b", "c"}
+    memory.regions[1].loads[freed] = 1  # a worker has not heard of it yet
+    assert layout.change(["d"], []) == []
+    assert layout.rows["d"] != freed
+    with pytest.raises(ValueError, match="all rows"):
+        layout.change(["e"], ["b"])
+    assert set(layout.rows) == {"b", "c", "d"}
+    memory.regions[1].loads[freed] = 0
+    layout.change(["e"], [])
+    assert layout.rows["e"] == freed
+    memory.close()
