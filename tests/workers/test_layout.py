@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes_lb.config import load_config
 from hermes_lb.workers.layout import Layout
 from hermes_lb.workers.shared_memory import SharedMemory
 from tests.support.pools import make_pool
@@ -130,6 +132,17 @@ def test_the_next_generation_goes_on(memory: SharedMemory, layout: Layout):
         assign(one, "a", "c", "d")
     assert following.rows == layout.rows
     assert len(set(layout.rows.values())) == 5
+
+
+def test_a_discovery_counts_with_all_that_it_may_find() -> None:
+    memory = SharedMemory.create(1, 8)
+    tables = {"frontends": [{"name": "web", "bind": "127.0.0.1:0", "default_backend": "a"}]}
+    for most, fits in ((6, True), (7, False)):
+        discovery = {"file": {"path": "none"}, "max_servers": most}
+        configured = load_config({**tables, "backends": {"a": {"discovery": discovery}}})
+        with nullcontext() if fits else pytest.raises(ValueError, match="with its max_servers"):
+            Layout(memory).check(configured)
+    memory.close()
 
 
 def test_rows_of_single_servers_are_given_and_freed() -> None:
