@@ -101,6 +101,12 @@ class RequestCounters(Counters):
     connect_errors: int = number("hermes_lb_connect_errors_total", "Failed connections to a server")
     aborted_by_client: int = number("hermes_lb_aborted_total", _ABORTED, by="client")
     aborted_by_server: int = number("hermes_lb_aborted_total", _ABORTED, by="server")
+    http2_resets: int = number(
+        "hermes_lb_http2_server_resets_total", "Streams that a server has reset"
+    )
+    http2_goaways: int = number(
+        "hermes_lb_http2_server_goaways_total", "Connections that a server ended with a GOAWAY"
+    )
     late: int = number()  # requests that were not sent at once, or never
     responses: list[int] = numbers(
         "hermes_lb_requests_total",

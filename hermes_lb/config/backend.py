@@ -78,12 +78,12 @@ class Backend(Section):
     keep_alive: int = Field(32, ge=0, le=10_000)
     keep_alive_timeout: PositiveDuration = 60.0
     retries: int = Field(3, ge=0, le=100)
+    wait_for_server: Duration = 0.0
+    max_queue: int = Field(0, ge=0, le=1_000_000)
     timeouts: OwnTimeouts | None = None
     limits: OwnLimits | None = None
     access_log: bool = True
     log: OwnLog | None = None
-    wait_for_server: Duration = 0.0
-    max_queue: int = Field(0, ge=0, le=1_000_000)
     tls: OptionalTls = None
     proxy_protocol: Literal["v1", "v2"] | None = None
     protocol: Literal["http/1.1", "h2"] = "http/1.1"

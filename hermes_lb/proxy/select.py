@@ -123,9 +123,9 @@ class Backend:
         servers = self.pool.servers
         self.dialer = dialer
         self.retries = configured.retries
-        self.is_logged = configured.access_log
         self.wait_for_server = configured.wait_for_server
         self._max_queue = configured.max_queue
+        self.is_logged = configured.access_log
         self.outliers = self.pool.outliers
         # Whether each response has to be seen (`answered`).
         self.observes = self.outliers is not None or self.learner is not None

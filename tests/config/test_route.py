@@ -1,4 +1,4 @@
-"""What a route may have, and the errors for all else."""
+"""The options of a route, and the errors of wrong ones."""
 
 from __future__ import annotations
 

@@ -226,6 +226,8 @@ async def test_a_server_in_full() -> None:
                 "connect_errors": 9,
                 "aborted_by_client": 10,
                 "aborted_by_server": 11,
+                "http2_resets": 0,
+                "http2_goaways": 0,
             },
         }
 

@@ -110,7 +110,7 @@ async def test_a_server_that_always_refuses(stage: Stage) -> None:
     for _ in range(4):  # and three retries
         await at_origin.reset(await at_origin.request(), 7)
     assert (await client.read_response()).status == 503
-    assert server_of(lb).fails == 0
+    assert (server_of(lb).fails, server_of(lb).counters.http2_resets) == (0, 4)
     assert (await stage.log_line(lb)).termination[:2] == "SH"
 
 
@@ -133,7 +133,8 @@ async def test_what_a_goaway_leaves_over_is_retried(stage: Stage) -> None:
     assert (await client.read_response()).body == b"begun"
     await at_origin.read_to_end()
     assert left.number > begun.number
-    assert server_of(lb).fails == 0
+    counters = server_of(lb).counters
+    assert (server_of(lb).fails, counters.http2_goaways, counters.http2_resets) == (0, 1, 0)
 
 
 async def test_a_goaway_that_leaves_time(stage: Stage) -> None:
@@ -150,8 +151,10 @@ async def test_a_goaway_that_leaves_time(stage: Stage) -> None:
     await connection.respond(await connection.request(), b"new")
     assert (await other.read_response()).body == b"new"
     await at_origin.respond(request, b"old")
+    await at_origin.go_away(request.number)
     assert (await client.read_response()).body == b"old"
     await at_origin.read_to_end()
+    assert server_of(lb).counters.http2_goaways == 1  # it said so twice
 
 
 async def test_a_goaway_while_nothing_runs(stage: Stage) -> None:

@@ -12,7 +12,7 @@ from tests.support.http2_origin import http2_at, serving_http2
 from tests.support.http2_peer import Http2Client, StreamWasReset
 from tests.support.http_peer import CHUNKED_POST, Ended
 from tests.support.loops import on_both_loops
-from tests.support.stage import in_flight
+from tests.support.stage import in_flight, server_of
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ async def test_the_client_leaves_within_the_body(stage: Stage) -> None:
     client.abort()
     assert await at_origin.was_reset(request) == 8
     await eventually(lambda: in_flight(lb) == [0])
+    assert server_of(lb).counters.http2_resets == 0  # it was not the server's
 
 
 @pytest.mark.parametrize("how", ["connection", "reset", "goaway"])

@@ -71,6 +71,7 @@ def test_counters_of_a_server(observed: Observed) -> None:
     counters.bytes_in, counters.bytes_out = 10, 20
     counters.retries, counters.connect_errors = 30, 40
     counters.aborted_by_client, counters.aborted_by_server = 50, 60
+    counters.http2_resets, counters.http2_goaways = 70, 80
     scrape = Scrape(observed)
     for code, count in [("none", 7), ("1xx", 1), ("2xx", 2), ("3xx", 3), ("4xx", 4), ("5xx", 5)]:
         assert scrape("requests_total", code=code, **AGENT1) == count
@@ -81,6 +82,8 @@ def test_counters_of_a_server(observed: Observed) -> None:
     assert scrape("connect_errors_total", **AGENT1) == 40
     assert scrape("aborted_total", by="client", **AGENT1) == 50
     assert scrape("aborted_total", by="server", **AGENT1) == 60
+    assert scrape("http2_server_resets_total", **AGENT1) == 70
+    assert scrape("http2_server_goaways_total", **AGENT1) == 80
     assert scrape("retries_total", backend="web", server="web1") == 0
 
 

@@ -18,6 +18,7 @@ from hermes_lb.http.frames import (
     ResponseReceived,
     SettingsReceived,
     StreamClosed,
+    StreamReset,
     TrailersReceived,
 )
 from hermes_lb.proxy.http2.frame_io import FrameIo
@@ -238,7 +239,11 @@ class Http2Upstream(FrameIo, ServerCarrier):
                 self._most = min(said, http2.MOST_STREAMS)
                 if not self.ready.done():
                     self.ready.set_result(None)
+            elif isinstance(event, StreamReset):
+                self.server.counters.http2_resets += 1
             elif isinstance(event, GoAwayReceived):
+                if not self.is_going:  # the first of two, or the only one
+                    self.server.counters.http2_goaways += 1
                 self.retire()
         answered, self._answered = self._answered, []
         for stream in answered:
