@@ -65,7 +65,9 @@ def admit(exchange: Exchange, now: float) -> bool:
             raise RequestRefused(429, "too many requests from this address", retry_after=wait)
         if not head.request_id:
             head.request_id = context.identity.new_request_id()
-        if not head.trace_id and recorder.makes_traces:
+        if recorder.spans is not None:
+            recorder.spans.begin(head)
+        elif not head.trace_id and recorder.makes_traces:
             context.traces.start(head)
         host, via = head.host or backend.host, frontend.via[head.version]
         exchange.request_head = build_request(head, host, identity, forwarded_host, via)
