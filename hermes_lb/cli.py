@@ -304,6 +304,9 @@ def lab(
     balancers: Annotated[
         int, typer.Option(min=1, max=1000, help="Balancers, each with its own view.")
     ] = 1,
+    limit: Annotated[
+        int, typer.Option(min=0, help="A balancer's max_connections of each server; 0: none.")
+    ] = 0,
     share: Annotated[
         float | None,
         typer.Option(
@@ -371,7 +374,7 @@ def lab(
             return
         setup = Setup(
             balancers, share, sticky, slots, speed, None if rate is None else rate / 60.0, load,
-            read_model(model),
+            limit, model=read_model(model),
         )  # fmt: skip
         asked = Asked(
             list(dict.fromkeys(strategy or STRATEGIES)), list(dict.fromkeys(scenario or [])),

@@ -196,7 +196,7 @@ def test_the_words_of_nginx_and_haproxy_lead_to_ours(text: str, hint: str) -> No
         ("['back ends']", '"back ends": unknown key; did you mean "backends"?'),
         ("[log]\nmax_connections = 5", "log.max_connections: unknown key; "
          "the keys here are access, format, facility, tag, sample, slow, traceparent, "
-         "capture_trace"),
+         "capture_trace, otlp"),
         # TOML's own trap: below the header of a sub-table.
         ("[[frontends]]\nname = 'b'\nbind = ':0'\n[[frontends.routes]]\nbackend = 'agents'\n"
          "default_backend = 'agents'", "frontends[1].routes[0].default_backend: unknown key here; "
