@@ -18,6 +18,7 @@ from rich.console import Console
 from agent_worker import options
 from agent_worker.app import Worker, WorkerConfig
 from agent_worker.models import EngineOptions
+from agent_worker.pod_deletion_cost import PodDeletionCost
 from agent_worker.redis_server import RedisServer, RedisServerError
 from agent_worker.secret_files import TOKENS, TOKENS_FILE, follow_file, read_secret_files
 from agent_worker.serve import StartError, bind, serve, wait_for_store
@@ -93,6 +94,7 @@ def worker(
     tools_at_once: options.ToolsAtOnce = 8,
     context_tokens: options.ContextTokens = 100_000,
     drain_timeout: options.DrainTimeout = "30s",
+    pod_deletion_cost: options.DeletionCost = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Run one agent worker: HTTP, server-sent events and WebSocket, sessions in Redis.
@@ -142,7 +144,8 @@ def worker(
     with _failing_cleanly(), bind(host, port) as sock, _store_url(redis_url) as store:
         config = replace(config, name=name or f"worker-{sock.getsockname()[1]}")
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            drained = runner.run(_run(config, sock, store, kept, drain_timeout_s))
+            running = _run(config, sock, store, kept, drain_timeout_s, pod_deletion_cost)
+            drained = runner.run(running)
     raise typer.Exit(0 if drained else 1)
 
 
@@ -199,11 +202,14 @@ async def _run(
     store: _Store,
     kept: StorageOptions,
     drain_timeout_s: float,
+    pod_deletion_cost: bool,
 ) -> bool:
     client = connect(store.url)
     try:
-        async with open_storages(kept) as opened:
+        async with open_storages(kept) as opened, contextlib.AsyncExitStack() as stack:
             worker = _worker(config, client, opened)
+            if pod_deletion_cost:
+                await stack.enter_async_context(_deletion_cost(worker).kept())
             await wait_for_store(worker, shown_url(store.url))
             _follow_tokens(worker)
             return await serve(
@@ -232,6 +238,13 @@ def _follow_tokens(worker: Worker) -> None:
 
     if path:
         spawn_reporting(follow_file(path, os.environ[TOKENS], use), name="follow the tokens")
+
+
+def _deletion_cost(worker: Worker) -> PodDeletionCost:
+    try:
+        return PodDeletionCost.of_this_pod(worker.load)
+    except ValueError as error:
+        raise StartError(str(error)) from error
 
 
 def _worker(config: WorkerConfig, client: RedisBackend, opened: Opened) -> Worker:

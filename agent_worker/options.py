@@ -200,5 +200,14 @@ DrainTimeout = Annotated[
         "DURATION", "How long running turns may continue after SIGTERM; a second signal ends them."
     ),
 ]
+DeletionCost = Annotated[
+    bool,
+    _option(
+        None,
+        "Kubernetes: keep the deletion cost of this pod at its number of turns, so that a scale-in "
+        "removes the emptiest. Needs POD_NAME, POD_NAMESPACE, and the right to patch the pod.",
+        envvar="HERMES_POD_DELETION_COST",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more to stderr.")]
 Folder = Annotated[Path | None, _option("PATH", "Directory of the data; created if necessary.")]

@@ -3,7 +3,10 @@
 loader       `load_config`: a file or a mapping -> a Config, or all that is wrong with it
 source       a file's bytes -> its tables; `lines`: on which line a key stands
 environment  `${NAME}` in its strings; `secret_files`: secrets in files of their own
-models       the whole; its sections are in process, frontend (with match) and backend
+models       the whole; its sections are in process, frontend, route and backend
+match        what a route asks of a request; `rewrites`: what it changes
+own          what a route or a backend has of its own, in the place of the global ones
+error_pages  pages in the place of error texts, with their files
 references   names that must exist, or be distinct; routes out of reach
 explain      pydantic's errors in words for people; `allowed`: what a key accepts;
              `editor_schema`: that for editors, with a description for each key
@@ -17,11 +20,15 @@ Servers, strategies, affinity and probes declare their own options, by `hermes_l
 
 from hermes_lb.backends.options import Outlier, Server, ServerTls
 from hermes_lb.config.backend import Backend
-from hermes_lb.config.frontend import Bind, Certificate, Frontend, Route, Tls
+from hermes_lb.config.error_pages import ErrorPage
+from hermes_lb.config.frontend import Bind, Certificate, Frontend, Tls
 from hermes_lb.config.loader import load_config
 from hermes_lb.config.match import Condition, Match
 from hermes_lb.config.models import Config
+from hermes_lb.config.own import OwnLimits, OwnLog, OwnTimeouts
 from hermes_lb.config.process import Admin, AdminTls, Limits, Log, Process, Timeouts
+from hermes_lb.config.rewrites import CorsOptions, RequestHeaders, ResponseHeaders, Return
+from hermes_lb.config.route import Route
 from hermes_lb.options.problems import ConfigError, Problem
 from hermes_lb.options.units import Address, UnixAddress, status_range
 
@@ -35,13 +42,21 @@ __all__ = [
     "Condition",
     "Config",
     "ConfigError",
+    "CorsOptions",
+    "ErrorPage",
     "Frontend",
     "Limits",
     "Log",
     "Match",
     "Outlier",
+    "OwnLimits",
+    "OwnLog",
+    "OwnTimeouts",
     "Problem",
     "Process",
+    "RequestHeaders",
+    "ResponseHeaders",
+    "Return",
     "Route",
     "Server",
     "ServerTls",

@@ -19,6 +19,7 @@ from hermes_lb.affinity.keys import KeyOptions
 from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.backends.options import OptionalTls, Outlier, Server
 from hermes_lb.balancing import STRATEGIES, StrategyOptions
+from hermes_lb.config.own import OwnLimits, OwnLog, OwnTimeouts
 from hermes_lb.discovery.sources.options import DiscoveryOptions
 from hermes_lb.health.probes.base import ProbeOptions
 from hermes_lb.health.probes.registry import DEFAULT as DEFAULT_PROBE
@@ -79,6 +80,10 @@ class Backend(Section):
     retries: int = Field(3, ge=0, le=100)
     wait_for_server: Duration = 0.0
     max_queue: int = Field(0, ge=0, le=1_000_000)
+    timeouts: OwnTimeouts | None = None
+    limits: OwnLimits | None = None
+    access_log: bool = True
+    log: OwnLog | None = None
     tls: OptionalTls = None
     proxy_protocol: Literal["v1", "v2"] | None = None
     protocol: Literal["http/1.1", "h2"] = "http/1.1"

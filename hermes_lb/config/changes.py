@@ -65,7 +65,7 @@ def _differences(old: Any, new: Any, path: KeyPath, *, is_secret: bool = False) 
         # Of different types if the kind has changed: a key that only one has is not given there.
         for key, field in (type(old).model_fields | type(new).model_fields).items():
             yield from _differences(
-                _given(old, key, field), _given(new, key, field), (*path, key),
+                _given(old, key, field), _given(new, key, field), (*path, field.alias or key),
                 is_secret=not field.repr,
             )  # fmt: skip
     elif isinstance(old, dict) and isinstance(new, dict):

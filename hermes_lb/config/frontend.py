@@ -1,14 +1,13 @@
-"""The sections about clients: frontends and their routes."""
+"""The sections about clients: frontends, their addresses and certificates."""
 
 from __future__ import annotations
 
-import re
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from hermes_lb.config.match import Match
+from hermes_lb.config.route import Route
 from hermes_lb.options.patterns import pattern
 from hermes_lb.options.section import Name, Section, as_list
 from hermes_lb.options.units import (
@@ -16,10 +15,8 @@ from hermes_lb.options.units import (
     Duration,
     Endpoint,
     Network,
-    PositiveDuration,
     UnixAddress,
 )
-from hermes_lb.turns.options import TurnOptions
 
 UNIX_MODE = pattern(r"^0?[0-7]{3}$", 'the permissions of a file in octal, such as "0660"')
 FileName = Annotated[str, Field(min_length=1)]
@@ -115,93 +112,6 @@ class Tls(Section):
 _PRELOAD_LEAST = 365 * 86_400.0  # seconds
 
 
-class Route(Section):
-    """Which requests go to which backend: every condition that is given must hold."""
-
-    host: str | None = None
-    path: str | None = None
-    path_prefix: str | None = None
-    match: Match | None = None
-    backend: Name
-    access_log: bool = True
-    resume: bool = False
-    resume_attempts: int = Field(5, ge=1, le=100)
-    resume_timeout: PositiveDuration = 30.0
-    resume_ids: Literal["keep", "strip"] = "keep"
-    sse_keep_alive: PositiveDuration | None = None
-    on_disconnect: Literal["abort", "detach", "drain"] | None = None
-    disconnect_timeout: PositiveDuration = 30.0
-    turns: TurnOptions | None = None
-
-    def __str__(self) -> str:
-        """`agent.example.com/api/*, POST -> agents`."""
-        return f"{self.conditions} -> {self.backend}"
-
-    @property
-    def conditions(self) -> str:
-        """All that it asks of a request: `agent.example.com/api/*, POST`."""
-        path = self.path or (f"{self.path_prefix}*" if self.path_prefix else "")
-        asked = [f"{self.host or ''}{path}", f"{self.match or ''}"]
-        return ", ".join(filter(None, asked)) or "*"
-
-    @field_validator("host")
-    @classmethod
-    def _lower_case_host(cls, host: str | None) -> str | None:
-        if host is None:
-            return None
-        if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", host):
-            raise ValueError(
-                'write a host name without a port, such as "agent.example.com" or "*.example.com"'
-            )
-        return host.lower()
-
-    @field_validator("path", "path_prefix")
-    @classmethod
-    def _starts_with_slash(cls, path: str | None) -> str | None:
-        if path is not None and not path.startswith("/"):
-            raise ValueError('a path starts with "/"')
-        if path is not None and not re.fullmatch(r"[\x21-\x7e]+", path):
-            raise ValueError("write blanks and non-ASCII characters as they travel, such as %20")
-        if path is not None and re.search(r"[?#]", path):
-            raise ValueError('a path ends before "?" and "#"; for the query: match.query')
-        return path
-
-    @model_validator(mode="after")
-    def _one_kind_of_path(self) -> Self:
-        if self.path is not None and self.path_prefix is not None:
-            raise ValueError("give path (exact) or path_prefix, not both")
-        return self
-
-    @model_validator(mode="after")
-    def _strips_ids_of_what_it_resumes(self) -> Self:
-        if self.resume_ids == "strip" and not self.resume:
-            raise ValueError('resume_ids = "strip" is about resumed streams: give resume = true')
-        return self
-
-    @model_validator(mode="after")
-    def _turns_go_on(self) -> Self:
-        if self.turns is None:
-            return self
-        if self.on_disconnect == "abort" and self.turns.idempotency != "off":
-            raise ValueError(
-                'on_disconnect = "abort" would cancel what a retry with the same key asks for: '
-                'leave it out, or give turns.idempotency = "off"'
-            )
-        if self.resume and not self.turns.journal:
-            raise ValueError("resume goes on behind the last event of a journal: turns.journal")
-        if self.resume_ids == "strip":
-            raise ValueError('resume_ids = "strip" is not for turns: clients resume by the ids')
-        return self
-
-    @property
-    def when_client_leaves(self) -> Literal["abort", "detach", "drain"]:
-        """`on_disconnect`, or its default."""
-        if self.on_disconnect is not None:
-            return self.on_disconnect
-        turns = self.turns
-        return "detach" if turns and (turns.idempotency != "off" or turns.session) else "abort"
-
-
 class Frontend(Section):
     """A public listener and its routes."""
 
@@ -219,9 +129,7 @@ class Frontend(Section):
     @property
     def header_keys(self) -> frozenset[bytes]:
         """Names, in lower case, of the fields that the choice of a route depends on."""
-        return frozenset[bytes]().union(
-            *(route.match.header_keys for route in self.routes if route.match is not None)
-        )
+        return frozenset[bytes]().union(*(route.header_keys for route in self.routes))
 
     @model_validator(mode="after")
     def _has_http2(self) -> Self:

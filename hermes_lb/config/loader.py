@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from hermes_lb.config.environment import expanded
+from hermes_lb.config.error_pages import read_pages
 from hermes_lb.config.lines import LineIndex
 from hermes_lb.config.models import Config
 from hermes_lb.config.references import check_references
@@ -45,7 +46,8 @@ def _validate(tables: dict[str, Any], text: str | None, name: str | None) -> Con
     found += missing
     found += check_references(values)
     try:
-        config = Config.model_validate(values)
+        config, unread = read_pages(Config.model_validate(values))
+        found += unread
     except ValidationError as error:
         # By the tables: a message must not show a secret.
         found += _explained(error, tables, has_references=bool(found))

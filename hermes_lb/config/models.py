@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from hermes_lb.config.backend import Backend
+from hermes_lb.config.error_pages import Pages
 from hermes_lb.config.frontend import Frontend
 from hermes_lb.config.process import Admin, Limits, Log, Process, Timeouts
 from hermes_lb.config.references import check_references
@@ -28,6 +29,7 @@ class Config(Section):
     log: Log = Log()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    error_pages: Pages = Field({})
     store: StoreOptions = StoreOptions()
     frontends: list[Frontend] = Field(min_length=1)
     backends: dict[Name, Backend] = Field(min_length=1)
@@ -42,7 +44,9 @@ class Config(Section):
     def backends_with_turns(self) -> frozenset[str]:
         """Names of backends that a route with turns leads to."""
         routes = (route for frontend in self.frontends for route in frontend.routes)
-        return frozenset(route.backend for route in routes if route.turns is not None)
+        return frozenset(
+            name for route in routes if route.turns is not None for name in route.backend_names
+        )
 
     @property
     def needs_embedded_store(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PlainValidator, ValidationInfo, field_validator
 
@@ -123,9 +123,19 @@ class Timeouts(Section):
     queue: PositiveDuration = 30.0
 
 
-def _size(default: int, *, least: int, most: int) -> Any:
-    bounds: dict[str, Any] = {"minimum": least, "maximum": most}
-    return Field(default, ge=least, le=most, json_schema_extra=bounds)
+class SizeRange(NamedTuple):
+    """What a size may be, in bytes."""
+
+    least: int
+    most: int
+
+    def by_default(self, default: int | None) -> Any:
+        bounds: dict[str, Any] = {"minimum": self.least, "maximum": self.most}
+        return Field(default, ge=self.least, le=self.most, json_schema_extra=bounds)
+
+
+BODY_SIZE = SizeRange(0, 1024 * 1024 * MIB)
+RETRY_BUFFER = SizeRange(0, 16 * MIB)
 
 
 class Limits(Section):
@@ -133,15 +143,15 @@ class Limits(Section):
 
     # nginx 4 buffers of 8 KiB, HAProxy 16 KiB, Node 16 KiB, Envoy 60 KiB. Cookies and bearer
     # tokens of several KiB are not rare.
-    head_size: Size = _size(32 * KIB, least=KIB, most=MIB)
+    head_size: Size = SizeRange(KIB, MIB).by_default(32 * KIB)
     # Envoy 100, Apache 100, HAProxy 101.
     header_count: int = Field(100, ge=10, le=10_000)
     # RFC 9110 section 4.1 asks for 8,000 bytes at least; nginx 8 KiB, Apache 8 KiB.
-    target_size: Size = _size(16 * KIB, least=KIB, most=MIB)
+    target_size: Size = SizeRange(KIB, MIB).by_default(16 * KIB)
     # nginx 1 MiB, Cloudflare 100 MB, HAProxy none. Prompts carry images and documents.
-    body_size: Size = _size(100 * MIB, least=0, most=1024 * 1024 * MIB)
+    body_size: Size = BODY_SIZE.by_default(100 * MIB)
     # HAProxy 16 KiB (`tune.bufsize`), nginx 16 KiB and then a file.
-    retry_buffer: Size = _size(64 * KIB, least=0, most=16 * MIB)
+    retry_buffer: Size = RETRY_BUFFER.by_default(64 * KIB)
     # nginx (`limit_conn`) and HAProxy (`src_conn_cur`) none. A tenth of `max_connections`: one
     # address can't take them all, and a gateway or a NAT before many users still fits.
     connections_per_client: int = Field(5_000, ge=0, le=1_000_000)

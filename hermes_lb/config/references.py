@@ -38,6 +38,8 @@ def check_references(config: Mapping[str, Any]) -> list[Finding]:
             findings += _unknown_backend(path, frontend, "default_backend", backends)
             for route_path, route in routes:
                 findings += _unknown_backend(route_path, route, "backend", backends)
+                findings += _unknown_backends(route_path, route, backends)
+                findings += _affinity_cookies(route_path, route, backends)
     if isinstance(backends, dict):
         for name, backend in backends.items():
             if isinstance(backend, dict):
@@ -48,13 +50,45 @@ def check_references(config: Mapping[str, Any]) -> list[Finding]:
 def _unknown_backend(path: KeyPath, table: Table, key: str, backends: Table) -> Iterator[Finding]:
     name = table.get(key)
     if isinstance(name, str) and name not in backends:
-        near = did_you_mean(name, backends)
-        hint = (
-            f"did you mean {quoted(near)}?"
-            if near
-            else f"the backends are {', '.join(map(quoted, backends)) or 'not given'}"
-        )
-        yield (*path, key), f"there is no backend {quoted(name)}; {hint}"
+        yield (*path, key), _no_backend(name, backends)
+
+
+def _unknown_backends(path: KeyPath, route: Table, backends: Table) -> Iterator[Finding]:
+    """Of those that a route has weights for."""
+    named = route.get("backends")
+    for name in named if isinstance(named, dict) else ():
+        if name not in backends:
+            yield (*path, "backends", name), _no_backend(name, backends)
+
+
+def _affinity_cookies(path: KeyPath, route: Table, backends: Table) -> Iterator[Finding]:
+    """A cookie that a route adds would take the place of its backend's."""
+    edits = route.get("response_headers")
+    added = edits.get("add") if isinstance(edits, dict) else None
+    if not isinstance(added, dict):
+        return
+    names = [route.get("backend"), *(route.get("backends") or ())]
+    for field, value in added.items():
+        cookie = str(value).partition("=")[0].strip()
+        for name in names:
+            backend = backends.get(name) if isinstance(name, str) else None
+            affinity = backend.get("affinity") if isinstance(backend, dict) else None
+            is_taken = isinstance(affinity, dict) and affinity.get("cookie") == cookie
+            if is_taken and field.lower() == "set-cookie":
+                yield (
+                    (*path, "response_headers", "add"),
+                    f"{quoted(cookie)} is the affinity cookie of {dotted(('backends', name))}",
+                )
+
+
+def _no_backend(name: str, backends: Table) -> str:
+    near = did_you_mean(name, backends)
+    hint = (
+        f"did you mean {quoted(near)}?"
+        if near
+        else f"the backends are {', '.join(map(quoted, backends)) or 'not given'}"
+    )
+    return f"there is no backend {quoted(name)}; {hint}"
 
 
 def _check_servers(path: KeyPath, backend: Table) -> Iterator[Finding]:

@@ -184,7 +184,8 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Route": table(
         conditions=said(TEXT, "all that it asks of a request; the first route that fits wins"),
-        backend=TEXT,
+        backend=said(TEXT, "`agents`, `agents 95, canary 5`, or `return 404`"),
+        rules=said(TEXT, "what else it does, in the order of docs/routes.md"),
         turns=said(FLAG, "its requests are turns: docs/turn-gateway.md"),
         resume=said(FLAG, "its streams continue at another server"),
     ),

@@ -57,14 +57,15 @@ def _describe_routes(frontend: Frontend) -> list[dict[str, Any]]:
     found = [
         {
             "conditions": route.conditions,
-            "backend": route.backend,
+            "backend": route.leads_to,
+            "rules": route.rules,
             "turns": route.turns is not None,
             "resume": route.resume,
         }
         for route in frontend.routes
     ]
     if frontend.default_backend is not None:
-        default = {"conditions": "*", "backend": frontend.default_backend}
+        default = {"conditions": "*", "backend": frontend.default_backend, "rules": ""}
         found.append({**default, "turns": False, "resume": False})
     return found
 

@@ -125,14 +125,15 @@ def status(answer: Row) -> Iterable[Table | Text]:
     )  # fmt: skip
     yield Text()
     yield Table(
-        ["ROUTE", "BACKEND", "STREAMS"],
+        ["ROUTE", "BACKEND", "STREAMS", "RULES"],
         [
-            (f"{f['name']}: {printable(r['conditions'])}", r["backend"], _streams(r))
+            (f"{f['name']}: {printable(r['conditions'])}", printable(r["backend"]), _streams(r),
+             printable(r["rules"]))
             for f in answer["frontends"]
             for r in f["routes"]
         ],
-        less=["STREAMS"],
-    )
+        less=["RULES", "STREAMS"],
+    )  # fmt: skip
     yield Text()
     yield Table(
         ["PROCESS", ">PID", ">UP", ">CONNECTIONS", ">FILES", ">LOOP LAG P99", ">WORST"],

@@ -55,6 +55,7 @@ class Damper:
         self._empty_since: float | None = None
         self._departed: dict[str, tuple[int, float]] = {}  # how often in a row, and when last
         self._came: dict[str, float] = {}  # when those that are held came
+        self._said: set[str] = set()  # those whose hold was logged
         self._has_said_empty = False
         self._is_over = False  # there are more than `max_servers`
 
@@ -158,7 +159,10 @@ class Damper:
             return None
         if name not in self._came:
             self._came[name] = now
-            if self._up and now - last <= _FLAP_WINDOW:
+            if self._up and now - last <= _FLAP_WINDOW and name not in self._said:
+                if len(self._said) >= _MOST_DEPARTED:
+                    self._said.clear()
+                self._said.add(name)
                 logger.warning(
                     "%s: %s has left %d times in a short time: it comes back when it has stayed "
                     "for %s", self._backend, name, times, format_duration(self._flap_hold),
@@ -166,6 +170,7 @@ class Damper:
         until = self._came[name] + self._flap_hold
         if now >= until or now - last > _FLAP_WINDOW or not self._up:
             del self._came[name]
+            self._said.discard(name)
             return None
         return until
 

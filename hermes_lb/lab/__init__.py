@@ -14,7 +14,8 @@ llm           a server of a language model; `prefix_cache`: what it has in memor
 measures      the results of a run; `figures`: those by which strategies are compared
 intervals     confidence intervals, paired differences; `summary`: what follows, in sentences
 why           explains one pick; `explanations`: by each strategy's own numbers
-report        tables for a terminal; `tables`: CSV; `html`, `plots` and `curves` make the page
+report        tables for a terminal; `tables`: CSV
+html          the page, with its `style`; `plots` and `curves` draw, by `svg`
 live          a real balancer with real servers, beside the model
 sockets       its servers and clients; `agents`: real workers instead
 interruption  SIGINT and SIGTERM end a run and everything it has started

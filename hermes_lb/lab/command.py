@@ -6,7 +6,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,8 +18,8 @@ from hermes_lb.lab.html import page, picture
 from hermes_lb.lab.interruption import sigterm_interrupts
 from hermes_lb.lab.report import print_result
 from hermes_lb.lab.scenarios import SCENARIOS
-from hermes_lb.lab.study import Sweep, study
-from hermes_lb.lab.summary import GOAL, summary
+from hermes_lb.lab.study import Sweep, compared
+from hermes_lb.lab.summary import GOAL
 from hermes_lb.lab.tables import csv_of
 from hermes_lb.lab.traffic import RecordedTraffic, ScenarioTraffic, Setup
 
@@ -90,7 +90,10 @@ def _virtual(asked: Asked, console: Console, errors: Console) -> int:
         traffics.append(RecordedTraffic(recording, asked.trace.name, asked.setup))
     _can_write(asked.output / "lab.json")
     with _progress(experiment, errors):
-        results = [_compared(experiment, traffic, asked) for traffic in traffics]
+        results = [
+            compared(experiment, traffic, asked.seeds, asked.sweep, asked.goal)
+            for traffic in traffics
+        ]
     for result in results:
         print_result(console, result)
     _write(asked.output / "lab.json", json.dumps({"results": results}) + "\n", console)
@@ -101,20 +104,6 @@ def _virtual(asked: Asked, console: Console, errors: Console) -> int:
         if result["scenario"] in SCENARIOS and (drawn := picture(result)):
             _write(asked.output / f"{result['scenario']}.svg", drawn, console)
     return 0
-
-
-def _compared(experiment: Experiment, traffic: Traffic, asked: Asked) -> dict[str, Any]:
-    """One run in full; the figures of all seeds, at each point; and what follows from them."""
-    result = experiment.play(traffic)
-    if asked.seeds > 1 or len(asked.sweep.points(0)) > 1:
-        points = list(study(experiment, traffic, asked.seeds, asked.sweep))
-    else:
-        runs = {
-            name: {figure: [value] for figure, value in row["figures"].items()}
-            for name, row in result["strategies"].items()
-        }
-        points = [{"load": None, "servers": experiment.servers, "runs": runs}]
-    return result | {"points": points, "summary": summary(points, asked.goal)}
 
 
 def _can_write(path: Path) -> None:

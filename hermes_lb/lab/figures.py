@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from hermes_lb.lab.intervals import jain
 from hermes_lb.lab.measures import rank
 from hermes_lb.lab.recording import uncached
+from hermes_lb.lab.report import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,8 +112,6 @@ class Yardstick:
 
 def shown(name: str, value: float) -> str:
     """With its unit."""
-    from hermes_lb.lab.report import seconds
-
     unit = FIGURES[name].unit
     if value == inf:
         return "-"

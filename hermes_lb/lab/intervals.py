@@ -1,12 +1,12 @@
-"""Means with confidence intervals over independent runs, and paired differences.
+"""Means with confidence intervals over independent runs, and paired ratios.
 
 Strategies are compared by common random numbers: each seed's workload is played to all of them, and
-the interval is that of the differences, in which what the workload does to all cancels out.
+the interval is that of the ratios, in which what the workload does to all cancels out.
 """
 
 from __future__ import annotations
 
-from math import copysign, expm1, inf, pi, sqrt, tan
+from math import copysign, exp, expm1, inf, log, pi, sqrt, tan
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,16 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONFIDENCE: Final = 0.95
+_LARGE: Final = 700.0  # its exponential is a float still
 
 
 class Estimate(NamedTuple):
     mean: float
     half: float  # half of the interval's width; infinite for one value
-
-    @property
-    def is_clear(self) -> bool:
-        """The interval does not contain 0."""
-        return abs(self.mean) > self.half
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -35,13 +31,28 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
     return Estimate(mean, t * stdev(values) / sqrt(len(values)))
 
 
-def compare(values: Sequence[float], best: Sequence[float], comparisons: int = 1) -> Estimate:
-    """How much more `values` are than `best`, pair by pair; positive: `best` is less.
+class Ratio(NamedTuple):
+    """How many times as much, with its interval; infinite or 0 where one value says nothing."""
+
+    middle: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """The interval does not contain 1."""
+        return not self.low <= 1.0 <= self.high
+
+
+def ratio(values: Sequence[float], base: Sequence[float], comparisons: int = 1) -> Ratio:
+    """`values` over `base`, pair by pair, all above 0: by the mean of the logarithms.
 
     With several comparisons the intervals hold together (Bonferroni).
     """
-    differences = [value - other for value, other in zip(values, best, strict=True)]
-    return estimate(differences, 1.0 - (1.0 - CONFIDENCE) / max(1, comparisons))
+    logarithms = [log(value / other) for value, other in zip(values, base, strict=True)]
+    found = estimate(logarithms, 1.0 - (1.0 - CONFIDENCE) / max(1, comparisons))
+    high = exp(found.mean + found.half) if found.half < _LARGE else inf
+    return Ratio(exp(found.mean), exp(found.mean - min(found.half, _LARGE)), high)
 
 
 def t_quantile(p: float, freedom: int) -> float:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from html import escape
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, Final
 
+from hermes_lb.lab import svg
 from hermes_lb.lab.report import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     Band = tuple[float, float, float, float]  # time, low, middle, high
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 280, 120, 40, 18
 _TOP: Final = 14  # for the labels of marks
+_POINTS: Final = 67  # of a line over time at most: a third of the samples, 3.6 px apart
 # A strategy whose maximum is this many times the median's gets its own scale.
 _OUTLIER: Final = 4
 
@@ -58,7 +57,9 @@ def _small_multiples(
     middle = sorted(most.values())[len(most) // 2]
     usual = max((m for m in most.values() if m <= _OUTLIER * middle), default=1) or 1
     return {
-        name: _svg(_WIDTH, _HEIGHT, label, _band(band, max(usual, most[name]), usual, unit, result))
+        name: svg.drawing(
+            _WIDTH, _HEIGHT, label, _band(band, max(usual, most[name]), usual, unit, result)
+        )
         for name, band in bands.items()
     }
 
@@ -66,6 +67,7 @@ def _small_multiples(
 def _band(
     band: list[Band], top: float, usual: float, unit: str, result: dict[str, Any]
 ) -> list[str]:
+    band = _thinned(band)
     length = result["seconds"] or 1.0
 
     def x(at: float) -> float:
@@ -78,24 +80,39 @@ def _band(
     middles = [(x(at), y(middle)) for at, _, middle, _ in band]
     highs = [(x(at), y(high)) for at, _, _, high in band]
     parts = [
-        _line("axis", _LEFT, y(0), _WIDTH, y(0)),
-        _text(_LEFT - 5, y(0) + 4, "0", "end"),
-        _text(_LEFT - 5, y(top) + 4, unit.format(top), "end"),
-        _text(_LEFT, _HEIGHT - 4, "0", "start"),
-        _text(_WIDTH, _HEIGHT - 4, seconds(length), "end"),
-        f'<polygon class="band" points="{_points([*highs, *reversed(lows)])}"/>',
-        f'<polyline class="most" points="{_points(highs)}"/>',
-        f'<polyline class="mean" points="{_points(middles)}"/>',
+        svg.line("axis", _LEFT, y(0), _WIDTH, y(0)),
+        svg.text(_LEFT - 5, y(0) + 4, "0", "end"),
+        svg.text(_LEFT - 5, y(top) + 4, unit.format(top), "end"),
+        svg.text(_LEFT, _HEIGHT - 4, "0", "start"),
+        svg.text(_WIDTH, _HEIGHT - 4, seconds(length), "end"),
+        f'<polygon class="band" points="{svg.points([*highs, *reversed(lows)])}"/>',
+        f'<polyline class="most" points="{svg.points(highs)}"/>',
+        f'<polyline class="mean" points="{svg.points(middles)}"/>',
     ]
     if top > usual:
-        parts.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 4, "a scale of its own", "middle"))
+        parts.append(svg.text((_LEFT + _WIDTH) / 2, _HEIGHT - 4, "a scale of its own", "middle"))
     free = _LEFT * 1.0
     for at, word in result["marks"]:
-        parts.append(_line("mark", x(at), _TOP, x(at), y(0)))
+        parts.append(svg.line("mark", x(at), _TOP, x(at), y(0)))
         if x(at) >= free:
-            parts.append(_text(x(at), 9, word, "start" if x(at) < _WIDTH * 0.7 else "end"))
+            parts.append(svg.text(x(at), 9, word, "start" if x(at) < _WIDTH * 0.7 else "end"))
             free = x(at) + 6.0 * len(word) + 8
     return parts
+
+
+def _thinned(band: list[Band]) -> list[Band]:
+    """At most `_POINTS` groups of samples: the least, the average and the most of each."""
+    size = -(-len(band) // _POINTS) or 1
+    groups = [band[i : i + size] for i in range(0, len(band), size)]
+    return [
+        (
+            group[-1][0],
+            min(low for _, low, _, _ in group),
+            sum(middle for _, _, middle, _ in group) / len(group),
+            max(high for *_, high in group),
+        )
+        for group in groups
+    ]
 
 
 def percentile_plot(rows: dict[str, Any], kind: str) -> str:
@@ -116,36 +133,18 @@ def percentile_plot(rows: dict[str, Any], kind: str) -> str:
     parts: list[str] = []
     for power in range(low, high + 1):
         at = x(10.0**power)
-        parts += [_line("axis", at, 0, at, bottom), _text(at, bottom + 14, seconds(10.0**power))]
+        parts += [
+            svg.line("axis", at, 0, at, bottom),
+            svg.text(at, bottom + 14, seconds(10.0**power)),
+        ]
     for i, (name, row) in enumerate(known.items()):
         middle = row_height * i + 14
         p50, p99 = x(row["p50"]), x(row["p99"])
         parts += [
-            _text(0, middle + 4, name, "start", "name"),
-            _line("whisker", p50, middle, p99, middle),
-            f'<circle class="p50" cx="{p50:.1f}" cy="{middle}" r="4.5"/>',
-            f'<circle class="p99" cx="{p99:.1f}" cy="{middle}" r="4.5"/>',
-            _text(p99 + 9, middle + 4, seconds(row["p99"]), "start"),
+            svg.text(0, middle + 4, name, "start", "name"),
+            svg.line("whisker", p50, middle, p99, middle),
+            svg.dot("p50", p50, middle),
+            svg.dot("p99", p99, middle),
+            svg.text(p99 + 9, middle + 4, seconds(row["p99"]), "start"),
         ]
-    return _svg(width, bottom + 20, f"{kind}: p50 and p99", parts)
-
-
-def _svg(width: float, height: float, label: str, parts: Iterable[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(parts)}</svg>"
-    )
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "tick") -> str:
-    return (
-        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
-
-
-def _points(points: Iterable[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return svg.drawing(width, bottom + 20, f"{kind}: p50 and p99", parts)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hermes_lb.lab.figures import FIGURES
-from hermes_lb.lab.intervals import estimate
+from hermes_lb.lab.summary import GOAL, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +29,9 @@ class Sweep:
         return [(None, servers), *more, *((None, fleet) for fleet in self.fleets)]
 
 
+ONE_POINT: Final = Sweep()
+
+
 def study(
     experiment: Experiment, traffic: Traffic, seeds: int, sweep: Sweep
 ) -> Iterator[dict[str, Any]]:
@@ -41,13 +44,32 @@ def study(
         for seed in range(experiment.seed, experiment.seed + seeds):
             for name, figures in experiment.figures(traffic, seed, servers, load).items():
                 for figure, value in figures.items():
-                    runs[name][figure].append(value if isfinite(value) else -1.0)
+                    runs[name][figure].append(_finite(value))
         yield {"load": load, "servers": servers, "runs": runs}
 
 
-def means(point: dict[str, Any], figure: str) -> dict[str, tuple[float, float]]:
-    """By strategy: the mean over the seeds, and half of its interval's width."""
-    return {
-        name: (found.mean, found.half)
-        for name, found in ((name, estimate(runs[figure])) for name, runs in point["runs"].items())
-    }
+def compared(
+    experiment: Experiment,
+    traffic: Traffic,
+    seeds: int = 1,
+    sweep: Sweep = ONE_POINT,
+    goal: str = GOAL,
+) -> dict[str, Any]:
+    """One run in full; `points`: the figures of all seeds; and the `summary` that follows."""
+    result = experiment.play(traffic)
+    if seeds > 1 or sweep != ONE_POINT:
+        points = list(study(experiment, traffic, seeds, sweep))
+    else:
+        runs = {
+            name: {figure: [_finite(value)] for figure, value in row["figures"].items()}
+            for name, row in result["strategies"].items()
+        }
+        points = [{"load": None, "servers": experiment.servers, "runs": runs}]
+    for row in result["strategies"].values():
+        row["figures"] = {name: _finite(value) for name, value in row["figures"].items()}
+    return result | {"points": points, "summary": summary(points, goal)}
+
+
+def _finite(value: float) -> float:
+    """-1 for infinity, which JSON does not have: nothing was served."""
+    return value if isfinite(value) else -1.0

@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 from math import isinf
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
 from hermes_lb.lab.figures import FIGURES, shown
-from hermes_lb.lab.intervals import CONFIDENCE, compare, estimate
+from hermes_lb.lab.intervals import CONFIDENCE, Estimate, Ratio, estimate, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GOAL: Final = "latency_mean"
-_NEGLIGIBLE: Final = 0.01  # of the best: a difference that may be sure, and does not matter
+#: Shares may be 0, and are compared by 1 + the share.
+_SHARES: Final = ("%", "")
+_NEGLIGIBLE: Final = 0.01  # a difference that may be sure, and does not matter
+
+
+def means(point: dict[str, Any], figure: str) -> dict[str, Estimate]:
+    """By strategy: the mean over the seeds, and half of its interval's width."""
+    return {name: estimate(runs[figure]) for name, runs in point["runs"].items()}
 
 
 def summary(points: Sequence[dict[str, Any]], goal: str = GOAL) -> dict[str, Any]:
-    """As JSON: the `best` at the first point, its `ties`, the differences of the others, and
-    `sentences`."""
+    """As JSON: the `best` at the first point, its `ties`, how much worse the others are (`times`,
+    from `low` to `high`), and `sentences`."""
     runs: dict[str, dict[str, list[float]]] = points[0]["runs"]
     seeds = len(next(iter(runs.values()))[goal])
     order = ranked(points[0], goal)
     best = order[0]
     least = estimate(runs[best][goal])
+    within = "" if isinf(least.half) else f" \N{PLUS-MINUS SIGN} {shown(goal, least.half)}"
     title = FIGURES[goal].title
-    sentences = [
-        f"{best} has the best {title}: {shown(goal, least.mean)}{_within(goal, least.half)}."
-    ]
-    sign = 1.0 if FIGURES[goal].is_better_low else -1.0
-    others: dict[str, dict[str, float | bool]] = {}
-    for name in order[1:]:
-        by = compare(runs[name][goal], runs[best][goal], len(order) - 1)
-        others[name] = {
-            "more": round(sign * by.mean, 6),
-            "half": -1.0 if isinf(by.half) else round(by.half, 6),
-            "is_clear": by.is_clear,
-        }
-    ties = [name for name in order[1:] if not others[name]["is_clear"]] if seeds > 1 else []
+    sentences = [f"{best} has the best {title}: {shown(goal, least.mean)}{within}."]
+    others = {
+        name: _worse(runs[name][goal], runs[best][goal], goal, len(order) - 1) for name in order[1:]
+    }
+    ties = [name for name, by in others.items() if seeds > 1 and not by.is_clear]
     if seeds == 1:
-        sentences.append("That is one run; --seeds 5 says how sure it is.")
-    if len(order) > 1:
-        sentences += _behind(order, others, ties, least.mean, seeds)
+        sentences.append("That is one run; --seeds 5 shows how sure it is.")
+    if ties:
+        sentences.append(f"Not distinguishable from it in {seeds} seeds: {', '.join(ties)}.")
+    clear = [name for name in others if name not in ties]
+    if clear:
+        sentences.append(f"Next is {clear[0]}, {_by(others[clear[0]], goal)}.")
+    if len(clear) > 1:
+        sentences.append(f"Last is {clear[-1]}, {_by(others[clear[-1]], goal)}.")
     if len(points) > 1:
         sentences.append(_elsewhere(points, goal, best))
     return {
@@ -49,7 +55,14 @@ def summary(points: Sequence[dict[str, Any]], goal: str = GOAL) -> dict[str, Any
         "confidence": CONFIDENCE,
         "best": best,
         "ties": ties,
-        "others": others,
+        "others": {
+            name: {
+                "times": round(by.middle, 6),
+                "low": round(by.low, 6),
+                "high": -1.0 if isinf(by.high) else round(by.high, 6),
+            }
+            for name, by in others.items()
+        },
         "sentences": sentences,
     }
 
@@ -60,37 +73,32 @@ def ranked(point: dict[str, Any], goal: str) -> list[str]:
     is_low = FIGURES[goal].is_better_low
 
     def key(name: str) -> tuple[bool, float]:
-        values = runs[name][goal]
-        mean = sum(values) / len(values)
-        return min(values) < 0.0, mean if is_low else -mean
+        mean = fmean(runs[name][goal])
+        return min(runs[name][goal]) < 0.0, mean if is_low else -mean
 
     return sorted(runs, key=key)
 
 
-def _within(goal: str, half: float) -> str:
-    return "" if isinf(half) else f" ± {shown(goal, half)}"
+def _worse(values: Sequence[float], best: Sequence[float], goal: str, comparisons: int) -> Ratio:
+    figure = FIGURES[goal]
+    if min(values) < 0.0:
+        return Ratio(float("inf"), float("inf"), float("inf"))  # nothing was served
+    plus = 1.0 if figure.unit in _SHARES else 1e-9
+    pair = [value + plus for value in values], [value + plus for value in best]
+    return ratio(*(pair if figure.is_better_low else pair[::-1]), comparisons)
 
 
-def _behind(
-    order: Sequence[str], others: dict[str, Any], ties: Sequence[str], least: float, seeds: int
-) -> list[str]:
-    said: list[str] = []
-    if ties:
-        said.append(f"Not to be told from it in {seeds} seeds: {', '.join(ties)}.")
-    clear = [name for name in order[1:] if name not in ties]
-    if clear and least > 0.0:
-        said.append(f"Next is {clear[0]}, {_by(others[clear[0]], least)}.")
-        if len(clear) > 1:
-            said.append(f"Last is {clear[-1]}, {_by(others[clear[-1]], least)}.")
-    return said
+def _by(by: Ratio, goal: str) -> str:
+    if isinf(by.middle):
+        return "which served nothing"
+    text = _more(by.middle)
+    if not isinf(by.high):
+        text += f" (95 %: {_more(by.low)} to {_more(by.high)})"
+    return text + (", which hardly matters" if by.middle < 1.0 + _NEGLIGIBLE else "")
 
 
-def _by(other: dict[str, float], least: float) -> str:
-    more, half = other["more"] / least, other["half"] / least
-    text = f"{more:.1%} worse" if more < 1.0 else f"{1.0 + more:.3g} times as much"
-    if half >= 0.0:
-        text += f" (95 %: {more - half:.1%} to {more + half:.1%} worse)"
-    return text + (", which hardly matters" if more < _NEGLIGIBLE else "")
+def _more(times: float) -> str:
+    return f"{times - 1.0:.1%} worse" if times < 2.0 else f"{times:.3g} times as bad"
 
 
 def _elsewhere(points: Sequence[dict[str, Any]], goal: str, best: str) -> str:

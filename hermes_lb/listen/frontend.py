@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from hermes_lb.backends import FrontendCounters
 from hermes_lb.http.https import Redirect, hsts_field
 from hermes_lb.http.version import NAMES
+from hermes_lb.limits.networks import Networks
 from hermes_lb.listen.listener import Listener
 from hermes_lb.listen.router import Router
 from hermes_lb.proxy.http2.connection import Http2Connection
+from hermes_lb.proxy.policies import Policies
 from hermes_lb.proxy.ports import Entrance
 from hermes_lb.tls.certificates import PROTOCOLS, WITH_HTTP2, Certificates, stamps_of
 from hermes_lb.tls.ticket_keys import until_tomorrow
-from hermes_lb.transport.addresses import UNIX, forwarded_address, plain_network
+from hermes_lb.transport.addresses import forwarded_address
 
 if TYPE_CHECKING:
     import asyncio
@@ -87,7 +88,7 @@ class Frontend(Entrance):
         if tls_files is not None:
             self._try_certificates()
         self.make_http2 = Http2Connection if configured.speaks_http2 else None
-        self.router = Router(configured, backends)
+        self.router = Router(configured, backends, Policies(self._context, configured.name))
         self.allows_trace = configured.trace
         self.redirect = Redirect.of(configured.redirect_to_https, configured.https_port)
         self.hsts = b""
@@ -95,10 +96,7 @@ class Frontend(Entrance):
             self.hsts = hsts_field(
                 tls.hsts, subdomains=tls.hsts_subdomains, preload=tls.hsts_preload
             )
-        self._networks = [
-            plain_network(one) for one in configured.trusted_proxies if one != "unix:"
-        ]
-        self._trusts_unix = "unix:" in configured.trusted_proxies
+        self._trusted = Networks(configured.trusted_proxies)
         if self.listeners:
             self._watch_certificates()
 
@@ -180,15 +178,7 @@ class Frontend(Entrance):
 
     def trusts(self, address: str) -> bool:
         """True if what this peer, by its plain address, says of its own client counts."""
-        if address == UNIX:
-            return self._trusts_unix
-        if not self._networks:
-            return False
-        try:
-            parsed = ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._networks)
+        return address in self._trusted
 
     def real_client(self, forwarded_for: list[bytes], peer: str) -> str:
         """The client's address by X-Forwarded-For: the last one that is not a trusted proxy's.

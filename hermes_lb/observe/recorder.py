@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.observe import combined, httplog, json_log
-from hermes_lb.observe.sampling import Sampler
+from hermes_lb.observe.sampling import sampler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,4 @@ class Recorder:
             self.line = partial(httplog.line, shows_trace=True)
         self.captures = captures and configured.access != "off"
         self.makes_traces = configured.traceparent == "make"
-        self.sampler = (
-            Sampler(configured.sample, configured.slow) if configured.sample < 1.0 else None
-        )
+        self.sampler = sampler_of(configured.sample, configured.slow)

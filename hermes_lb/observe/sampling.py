@@ -24,3 +24,8 @@ class Sampler:
         """Whether the next request is logged."""
         self._point = point = (self._point + _STEP) % 1.0
         return point < self.share
+
+
+def sampler_of(share: float, slow: float) -> Sampler | None:
+    """None: all requests are logged."""
+    return Sampler(share, slow) if share < 1.0 else None

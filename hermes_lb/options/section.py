@@ -21,4 +21,5 @@ class Section(BaseModel):
     Strict: TOML has types, so `backup = "yes"` and `weight = "2"` are errors.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # By alias: `return`, which is no name in Python.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, serialize_by_alias=True)

@@ -5,6 +5,11 @@ ports          both sides of an exchange, as it sees them
 exchange       one request and its response; `enter` changes its phase
 
 admit          begins an exchange: may it be served, and by which backend?   R
+destination    where a request goes, by its route
+policy         what its route and its backend have of their own: who may ask, answers, fields
+policies       makes policies from the configuration
+variables      what stands for variables in fields and redirects
+split          weights between backends
 select         a backend: affinity, strategy, lease, or the queue            Q C
 upload         the request's body                                            R H
 retry          the retry table: decides on a request whose server failed

@@ -34,6 +34,7 @@ class Abandoned(ResponseSink):
         "_context",
         "_lease",
         "_limit",
+        "_silence",
         "_method",
         "_timer",
         "_upstream",
@@ -47,6 +48,7 @@ class Abandoned(ResponseSink):
         upstream: ServerSide,
         lease: Lease,
         method: bytes,
+        silence: float,
         limit: float | None,
         about: dict[str, Any],
     ) -> None:
@@ -58,8 +60,9 @@ class Abandoned(ResponseSink):
         self._upstream = upstream
         self._lease = lease
         self._method = method
+        self._silence = silence
         self._limit = limit
-        wait = context.settings.timeouts.server if limit is None else limit
+        wait = silence if limit is None else limit
         self._timer: asyncio.TimerHandle = context.loop.call_later(wait, self._expired)
         upstream.pass_to(self)
         # The client may have been slow, before it left.
@@ -131,8 +134,7 @@ class Abandoned(ResponseSink):
     def _expired(self) -> None:
         if self._limit is None and self._chunks != self._chunks_before:
             self._chunks_before = self._chunks
-            wait = self._context.settings.timeouts.server
-            self._timer = self._context.loop.call_later(wait, self._expired)
+            self._timer = self._context.loop.call_later(self._silence, self._expired)
         else:
             self._end(is_clean=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import Connection
     from hermes_lb.proxy.select import Backend
-    from hermes_lb.proxy.timeouts import PlainTimeouts
 
 logger = logging.getLogger("hermes_lb")
 
@@ -38,7 +36,7 @@ class Sweep:
 
     def start(self) -> None:
         self._timer = self._context.loop.call_later(
-            _interval(self._context.settings.timeouts), self._run
+            _interval(self._context.settings.shortest), self._run
         )
 
     def stop(self) -> None:
@@ -78,6 +76,5 @@ class Sweep:
             self._context.loop.call_soon(self._sweep_clients, rest, now)
 
 
-def _interval(timeouts: PlainTimeouts) -> float:
-    shortest: float = min(astuple(timeouts))
+def _interval(shortest: float) -> float:
     return min(_COARSEST, max(_FINEST, shortest / 4))

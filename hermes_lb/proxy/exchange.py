@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from hermes_lb.http.sse import EventsBody
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.learning import Learn
-    from hermes_lb.proxy.local_replies import LocalReply
+    from hermes_lb.proxy.local_replies import ErrorPages, LocalReply
+    from hermes_lb.proxy.policy import Policy
     from hermes_lb.proxy.ports import ConnectionPool, Downstream, ServerSide, TurnGate
     from hermes_lb.proxy.select import Backend
     from hermes_lb.proxy.stream_rules import StreamRules
@@ -117,6 +118,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         "informational_responses",
         "tunnel",
         "rules",  # of its route, for streams
+        "policy",  # what its route and its backend have of their own
+        "origin",  # of the page whose request it is, where the policy asks for it
         "stream",  # of events, if it has rules
         "turn",  # on a route with turns
         # For the record.
@@ -164,6 +167,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         self.informational_responses = 0
         self.tunnel: Tunnel | None = None
         self.rules: StreamRules | None = None
+        self.policy: Policy | None = None
+        self.origin = b""
         self.stream: EventStream | None = None
         self.turn: TurnGate | None = None
         self.started_at = client.received_at
@@ -331,14 +336,15 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
 
     def _start_upload(self, head: RequestHead, data: bytes, ended: bool) -> bool:
         """Take the received part of the body. False: it was refused."""
-        if head.length == len(data) <= self.context.settings.most_for_retry and (
+        limits = self.context.settings if self.policy is None else self.policy
+        if head.length == len(data) <= limits.most_for_retry and (
             head.rare is None or not head.rare.expects_continue
         ):
             self.is_request_read = True
             self.request_head += data  # all of it came at once, and a retry needs no more
             return True
         # It arrives in parts, or is too long to be kept.
-        self.upload = Upload(self, head, self.context, self.turn)
+        self.upload = Upload(self, head, self.context, limits, self.turn)
         if data:
             self.upload.receive(data)
         if ended and not self.is_over:
@@ -549,7 +555,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             tried=self.tried,
             passed_over=self.passed_over,
             retries=self.retries,
-            most_retries=backend.retries,
+            most_retries=backend.retries if self.policy is None else self.policy.retries,
         )
         decision = decide(error, attempt, backend.pool, now)
         self.passed_over = decision.passed_over
@@ -562,7 +568,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         self.connected_at = -1.0
         self.let_go_of_server()
         if decision.action is Action.PAUSE:
-            delay = min(self.context.settings.timeouts.connect, _TURN_AROUND)
+            delay = min(self.limits[phases.DIAL], _TURN_AROUND)
             self.pause(delay, self._turned_around, now)
             return
         if decision.action is Action.OTHER:
@@ -584,7 +590,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             self.stream.attempt_failed(error)
         else:
             self.reason = str(error)
-            reply = failure(error, is_head=self.head.method == b"HEAD")
+            reply = failure(error, self._pages, is_head=self.head.method == b"HEAD")
             self.reply(reply, error.termination, may_keep=self.may_keep_client)
 
     def refuse(self, error: RequestRefused) -> None:
@@ -594,15 +600,23 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         """
         self.peer.frontend.counters.refuse(error.status, error.reason)
         self.reason = error.reason
-        reply = refusal(error, is_head=self.head.method == b"HEAD")
+        reply = refusal(error, self._pages, is_head=self.head.method == b"HEAD")
         may_keep = bool(error.retry_after) and self.may_keep_client
         self.reply(reply, error.termination, may_keep=may_keep)
+
+    @property
+    def _pages(self) -> ErrorPages:
+        settings = self.context.settings
+        return settings.error_pages if self.policy is None else self.policy.error_pages
 
     def reply(self, reply: LocalReply, termination: str, *, may_keep: bool) -> None:
         """End with a response of our own; no byte of another one has been sent."""
         client, now = self.client, self.context.clock()
         is_read = self.is_request_read
         self.status = reply.status
+        if self.policy is not None:
+            fields = self.policy.response_fields(reply.fields, self, self.origin)
+            reply = reply._replace(fields=fields)
         self.bytes_out += client.reply(reply, may_keep=may_keep)
         self.finish(termination, now)
         client.done(now, is_read)
@@ -656,6 +670,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             fields, self.response_letter = rewritten(self, head, backend.affinity, server, now)
         if not head.has_date and status >= 200:
             fields += self.context.wall_clock.date(now)  # RFC 9110 section 6.6.1
+        if self.policy is not None:
+            fields = self.policy.response_fields(fields, self, self.origin)
         length = head.body_length(request.method)
         reader = None
         if backend.key_rules is not None and length:
@@ -719,6 +735,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         self.peer.frontend.counters.requests += 1
         made = Exchange(self.client, head, self.context, self.context.clock())
         made.backend, made.is_logged, made.rules = self.backend, self.is_logged, rules
+        made.policy, made.origin, made.limits = self.policy, self.origin, self.limits
         made.client_address, made.request_head = self.client_address, self.request_head
         return made
 
@@ -741,6 +758,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         fields, named = head.forwarded, backend.server_named(server)
         if named is not None:
             fields, self.response_letter = rewritten(self, head, backend.affinity, named, now)
+        if self.policy is not None:
+            fields = self.policy.response_fields(fields, self, self.origin, again=True)
         length = head.body_length(request.method)
         body = self._begin_body(upstream, head, length, None, now)
         keeps = request.keep_alive and self.is_request_read
@@ -950,7 +969,8 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             self.upstream = self.lease = None
             limit = rules.disconnect_timeout if rules.on_disconnect == "drain" else None
             about = self.describe(self.context.clock())
-            Abandoned(self.context, upstream, lease, self.head.method, limit, about)
+            silence = self.limits[phases.DATA]
+            Abandoned(self.context, upstream, lease, self.head.method, silence, limit, about)
 
     def shut_down(self) -> None:
         """The balancer ends before this exchange does."""

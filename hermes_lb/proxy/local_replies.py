@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from hermes_lb.errors import RequestRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hermes_lb import config
     from hermes_lb.errors import ExchangeFailed
     from hermes_lb.http import RequestHead
     from hermes_lb.http.https import Redirect
 
 # Seconds, in Retry-After of a 503: about one round of health checks.
 _RETRY_AFTER = 5
+
+# By status: the type and the text of the page that takes the place of ours.
+if TYPE_CHECKING:
+    ErrorPages = dict[int, tuple[bytes, bytes]]
 
 _ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
@@ -34,34 +41,50 @@ class LocalReply(NamedTuple):
     """`fields`: lines with CRLF, without Content-Length, Date and Connection.
 
     `is_head`: the body's length is announced, and the body is not sent (RFC 9110 section 9.3.2).
+    `message`: in a line, where a page is the body.
     """
 
     status: int
     fields: bytes
     body: bytes = b""
     is_head: bool = False
+    message: bytes = b""
 
 
-def refusal(error: RequestRefused, *, is_head: bool = False) -> LocalReply:
+def error_pages(configured: Mapping[str, config.ErrorPage]) -> ErrorPages:
+    """By status; the page of "5xx" is that of each one without a page of its own."""
+    made: ErrorPages = {}
+    for key in sorted(configured, key=lambda key: key.endswith("xx"), reverse=True):
+        page = configured[key]
+        statuses = [int(key)] if key.isdigit() else [s for s in HTTPStatus if str(s)[0] == key[0]]
+        for status in statuses:
+            made[int(status)] = page.content_type.encode(), (page.text or "").encode()
+    return made
+
+
+def refusal(error: RequestRefused, pages: ErrorPages, *, is_head: bool = False) -> LocalReply:
     """For a request that was not accepted."""
-    return _text(error.status, error.reason, error.retry_after, is_head=is_head)
+    return _text(error.status, error.reason, error.retry_after, pages, is_head=is_head)
 
 
-def _text(status: int, detail: str, retry_after: int, *, is_head: bool) -> LocalReply:
-    body = f"{status} {HTTPStatus(status).phrase}: {detail}\n".encode("ascii", "replace")
-    fields = b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n"
+def _text(
+    status: int, detail: str, retry_after: int, pages: ErrorPages, *, is_head: bool
+) -> LocalReply:
+    message = f"{status} {HTTPStatus(status).phrase}: {detail}\n".encode("ascii", "replace")
+    kind, body = pages.get(status, (b"text/plain; charset=utf-8", message))
+    fields = b"Content-Type: %b\r\nCache-Control: no-store\r\n" % kind
     if retry_after:
         fields += b"Retry-After: %d\r\n" % retry_after
     if status == 405:
         fields += _ALLOW
-    return LocalReply(status, fields, body, is_head)
+    return LocalReply(status, fields, body, is_head, message)
 
 
-def failure(error: ExchangeFailed, *, is_head: bool) -> LocalReply:
+def failure(error: ExchangeFailed, pages: ErrorPages, *, is_head: bool) -> LocalReply:
     """For a request that no server has answered."""
     status = error.status
     retry_after = _RETRY_AFTER if status == 503 else 0
-    return _text(status, _PUBLIC[status], retry_after, is_head=is_head)
+    return _text(status, _PUBLIC[status], retry_after, pages, is_head=is_head)
 
 
 def redirect(head: RequestHead, to: Redirect) -> LocalReply:

@@ -605,6 +605,7 @@ class TurnRequest:
     connected_at: float
     head: RequestHead
     is_request_read: bool
+    limits: list[float]  # timeouts, by phase
     peer: Peer
     phase: int
     request_head: bytes

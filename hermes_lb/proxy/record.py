@@ -57,11 +57,13 @@ def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
             _count_abort(counters, termination)
     context = exchange.context
     recorder, log = context.log.recorder, context.log.access_log
+    policy = exchange.policy
+    sampler = recorder.sampler if policy is None else policy.sampler
     record: LogRecord | None = None
     if (
         log.enabled
         and exchange.is_logged
-        and (recorder.sampler is None or _is_wanted(exchange, termination, recorder.sampler))
+        and (sampler is None or _is_wanted(exchange, termination, sampler))
     ):
         record = _of_exchange(exchange, now, termination)
         log.write(recorder.line(record))

@@ -99,7 +99,7 @@ class Backend:
         self._gone: list[Server] = []  # removed; something may still run on them
         # The servers of keys that are hashed, not learned: the same on every balancer.
         self._ring = ConsistentHash(HashOptions(load_factor=0.0))
-        self._configured = configured
+        self.configured = configured
         self.session_table = self._table(configured)
         self.has_turns = False  # a route with turns leads here
         self._set_strategy(configured)
@@ -125,6 +125,7 @@ class Backend:
         self.retries = configured.retries
         self.wait_for_server = configured.wait_for_server
         self._max_queue = configured.max_queue
+        self.is_logged = configured.access_log
         self.outliers = self.pool.outliers
         # Whether each response has to be seen (`answered`).
         self.observes = self.outliers is not None or self.learner is not None
@@ -141,7 +142,7 @@ class Backend:
 
     def _connect(self, server: Server) -> None:
         """Connections to a server that is new, or by the present rules and its present address."""
-        configured, dialer = self._configured, self.dialer
+        configured, dialer = self.configured, self.dialer
         pool = self.connections.get(server)
         if pool is not None and pool.speaks_http2 is not dialer.speaks_http2:
             pool.retire()
@@ -176,7 +177,7 @@ class Backend:
 
     def reconfigure(self, configured: config.Backend, dialer: Dialer) -> None:
         """Change the rules in place, without disturbing requests in flight."""
-        before, self._configured = self._configured, configured
+        before, self.configured = self.configured, configured
         if (before.balance, before.strategy) != (configured.balance, configured.strategy):
             self.strategy.detach(self.pool)
             self._set_strategy(configured)
@@ -242,7 +243,7 @@ class Backend:
     @property
     def shuts_down_sessions(self) -> bool:
         """True if all requests on a server end or leave when it is marked down."""
-        return self._configured.on_marked_down == "shutdown_sessions"
+        return self.configured.on_marked_down == "shutdown_sessions"
 
     def load_reported(self, server: Server, load: float, now: float) -> None:
         """A server, of this backend or another, has reported its load in a health check."""

@@ -45,7 +45,7 @@ def stream_rules(route: config.Route) -> StreamRules | None:
         linger = route.disconnect_timeout if leaves == "drain" else None
         turns = TurnRules(
             route.turns,
-            route.backend,
+            route.backend_names[0],  # of several, so that a key finds its turn from each of them
             may_detach=leaves != "abort",
             linger=linger,
             keep_alive=route.sse_keep_alive,

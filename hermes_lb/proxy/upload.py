@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import RequestHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.ports import Downstream, ResponseSink, ServerSide, TurnGate
+    from hermes_lb.proxy.settings import BodyLimits
 
 
 @trait
@@ -59,6 +60,7 @@ class Upload(RequestBody):
         "_kept",
         "_kept_size",
         "_most",
+        "_most_for_retry",
         "_most_kept",
         "_turn",
         "_was_asked_for",
@@ -69,15 +71,21 @@ class Upload(RequestBody):
     )
 
     def __init__(
-        self, exchange: Sending, head: RequestHead, context: Context, turn: TurnGate | None = None
+        self,
+        exchange: Sending,
+        head: RequestHead,
+        context: Context,
+        limits: BodyLimits,
+        turn: TurnGate | None = None,
     ) -> None:
         self._exchange = exchange
         self._context = context
         self._kept: list[bytes] | None = []  # as the server gets it, from the start
         self._kept_size = 0
-        self._most = sys.maxsize if head.length > 0 else context.settings.most_in_body
+        self._most = sys.maxsize if head.length > 0 else limits.most_in_body
+        self._most_for_retry = limits.most_for_retry
         self._turn = turn
-        self._most_kept = (turn and turn.most_kept) or context.settings.most_for_retry
+        self._most_kept = (turn and turn.most_kept) or limits.most_for_retry
         self.is_read = False
         self.awaits_continue = head.expects_continue
         self._was_asked_for = not head.expects_continue
@@ -147,7 +155,7 @@ class Upload(RequestBody):
         upstream.send_request(sink, b"".join((request_head, *self._kept)), self)
         if self._turn is not None:
             self._turn.body_sent()
-            self._most_kept = self._context.settings.most_for_retry
+            self._most_kept = self._most_for_retry
         self._bound()
         if not upstream.is_writing_paused:
             self._exchange.client.resume_reading()

@@ -191,7 +191,7 @@ def test_the_words_of_nginx_and_haproxy_lead_to_ours(text: str, hint: str) -> No
     ("table", "problem"),
     [
         ("[bogus]", "bogus: unknown key; the keys here are "
-         "process, admin, log, timeouts, limits, store, frontends, backends"),
+         "process, admin, log, timeouts, limits, error_pages, store, frontends, backends"),
         ("[timeout]", 'timeout: unknown key; did you mean "timeouts"?'),
         ("['back ends']", '"back ends": unknown key; did you mean "backends"?'),
         ("[log]\nmax_connections = 5", "log.max_connections: unknown key; "

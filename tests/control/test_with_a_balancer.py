@@ -117,7 +117,7 @@ async def test_status_and_live_numbers_of_a_running_balancer(site: Site) -> None
     status = await site.ctl.ask("get", "status")
     assert status["processes"][0]["connections"] == 1
     assert status["frontends"][0]["connections"] == 1
-    last = {"conditions": "*", "backend": "agents", "turns": False, "resume": False}
+    last = {"conditions": "*", "backend": "agents", "rules": "", "turns": False, "resume": False}
     assert status["frontends"][0]["routes"][-1] == last
     assert [b["in_flight"] for b in await site.ctl.ask("get", "backends")] == [1]
 

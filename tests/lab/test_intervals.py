@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from math import inf
 from random import Random
-from statistics import fmean
 
 import pytest
 
-from hermes_lb.lab.intervals import compare, estimate, jain, t_quantile
+from hermes_lb.lab.intervals import estimate, jain, ratio, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -33,26 +32,27 @@ def test_an_interval_of_95_percent_holds_the_mean_95_times_in_100() -> None:
     assert held / 4000 == pytest.approx(0.95, abs=0.0172)
 
 
-def test_pairs_tell_what_their_common_noise_hides() -> None:
+def test_pairs_show_a_difference_that_their_common_noise_hides() -> None:
     rng = Random(2)
-    noise = [rng.gauss(0.0, 10.0) for _ in range(8)]
-    best = [100.0 + n for n in noise]
-    others = [101.0 + n + rng.gauss(0.0, 0.1) for n in noise]
-    assert estimate(others).half > 1.0
-    found = compare(others, best)
+    noise = [rng.uniform(1.0, 3.0) for _ in range(8)]
+    best = [100.0 * n for n in noise]
+    others = [110.0 * n * rng.uniform(0.99, 1.01) for n in noise]
+    assert estimate(others).half > 10.0
+    found = ratio(others, best)
     assert found.is_clear
-    assert found.mean == pytest.approx(1.0, abs=0.3)
+    assert found.middle == pytest.approx(1.1, rel=0.01)
+    assert not ratio(best, best).is_clear
 
 
 def test_several_comparisons_have_wider_intervals() -> None:
     values, best = [3.0, 4.0, 5.0, 6.0], [1.0, 3.0, 2.0, 4.0]
-    assert compare(values, best, 9).half > compare(values, best).half
-    assert compare(values, best, 9).mean == compare(values, best).mean == fmean([2, 1, 3, 2])
+    one, nine = ratio(values, best), ratio(values, best, 9)
+    assert nine.low < one.low < one.middle == nine.middle < one.high < nine.high
 
 
 def test_one_value_says_nothing_of_how_sure_it_is() -> None:
     assert estimate([3.0]).half == inf
-    assert not estimate([3.0]).is_clear
+    assert not ratio([3.0], [1.0]).is_clear
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,16 @@ from hermes_lb.lab.html import page
 from hermes_lb.lab.measures import percentiles, rank
 from hermes_lb.lab.plots import in_flight, shares
 from hermes_lb.lab.report import print_result, seconds
+from hermes_lb.lab.study import compared
 from hermes_lb.lab.traces import access_log
-from hermes_lb.lab.traffic import RecordedTraffic
+from hermes_lb.lab.traffic import RecordedTraffic, ScenarioTraffic
 from tests.lab.test_access_log import HAPROXY
 
 
 @pytest.fixture(scope="module")
 def results() -> list[dict[str, Any]]:
     experiment = Experiment(list(STRATEGIES), 5, 400, why=100)
-    return [experiment.scenario("turns"), experiment.scenario("crash")]
+    return [compared(experiment, ScenarioTraffic(name, 400)) for name in ("turns", "crash")]
 
 
 def printed(result: dict[str, Any]) -> str:
@@ -71,9 +72,9 @@ def test_the_page_asks_for_nothing_from_elsewhere(results: list[dict[str, Any]])
 
 def test_the_plots_are_well_formed_and_have_no_odd_numbers(results: list[dict[str, Any]]) -> None:
     drawings = re.findall(r"<svg.*?</svg>", page(results), re.DOTALL)
-    # Shares and what was in flight, for each strategy; and the percentiles, of both kinds where
-    # answers are streamed.
-    assert len(drawings) == 2 * 2 * len(STRATEGIES) + 2 + 1
+    # Shares and what was in flight, for each strategy; the percentiles, of both kinds where answers
+    # are streamed; and the means.
+    assert len(drawings) == 2 * 2 * len(STRATEGIES) + 2 + 1 + 2
     for drawing in drawings:
         ET.fromstring(drawing)
         assert "nan" not in drawing
@@ -123,7 +124,7 @@ def test_a_strategy_beside_which_the_others_could_not_be_read_has_a_scale_of_its
 
 def test_names_of_a_trace_are_escaped_on_the_page() -> None:
     recording = access_log.read([line.replace("be/s1", "be/<b>&x") for line in HAPROXY])
-    result = Experiment(["leastconn"], 2).play(RecordedTraffic(recording, "<i>.log"))
+    result = compared(Experiment(["leastconn"], 2), RecordedTraffic(recording, "<i>.log"))
     assert result["logged_shares"] == {"<b>&x": 0.5, "s2": 0.5}
     text = page([result])
     assert "<b>&x" not in text

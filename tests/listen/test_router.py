@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, quote_from_bytes, unquote_plus
 
@@ -27,8 +28,9 @@ class Routes:
         frontend = Frontend.model_validate(
             {"name": "f", "bind": "*:1", "routes": numbered, "default_backend": "default"}
         )
-        names: Any = {name: name for name in ["default", *(one["backend"] for one in numbered)]}
-        self._router = Router(frontend, names)
+        names = ["default", *(one["backend"] for one in numbered)]
+        backends: Any = {name: SimpleNamespace(name=name, is_logged=True) for name in names}
+        self._router = Router(frontend, backends)
         self._parser = RequestParser(Limits(), frontend.header_keys)
 
     def take(self, line: bytes, *fields: bytes) -> Any:
@@ -39,7 +41,7 @@ class Routes:
         except RequestRefused as refusal:
             return refusal.status
         assert found is not None
-        return found.backend
+        return found.backend.name
 
 
 def takes(match: dict[str, Any], line: bytes, *fields: bytes) -> Any:
@@ -280,11 +282,11 @@ def test_without_conditions_no_field_is_looked_at() -> None:
     router = Routes({"host": "a", "path": "/x"}, {"match": CALL})._router
     found = router.route(_NoFields())  # type: ignore[arg-type]
     assert found is not None
-    assert found.backend == "1"
+    assert found.backend.name == "1"
 
 
 def test_a_path_that_does_not_fit_ends_the_comparison() -> None:
     router = Routes({"path": "/y", "match": CALL})._router
     found = router.route(_NoFields())  # type: ignore[arg-type]
     assert found is not None
-    assert found.backend == "default"
+    assert found.backend.name == "default"

@@ -202,13 +202,23 @@ def test_the_unit_fits_the_default_limits() -> None:
     assert unit["Restart"] == "always"
 
 
+def test_the_unit_of_workers_gives_turns_their_time() -> None:
+    text = (CONFIGS / "agent-worker@.service").read_text()
+    assert "--drain-timeout 5m" in text
+    assert "TimeoutStopSec=6min" in text
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
-    program = "/opt/hermes-lb/bin/hermes-lb"
-    for name in ("hermes-lb.service", "hermes-lb.socket"):
+    names = {"hermes-lb.service", "hermes-lb.socket", "agent-worker@.service"}
+    units = []
+    for name in names:
         unit = (CONFIGS / name).read_text()
-        (tmp_path / name).write_text(unit.replace(program, shutil.which("true") or ""))
-    units = [str(tmp_path / name) for name in ("hermes-lb.service", "hermes-lb.socket")]
+        for program in ("/opt/hermes-lb/bin/hermes-lb", "/opt/hermes-lb/bin/agent-worker"):
+            unit = unit.replace(program, shutil.which("true") or "")
+        path = tmp_path / name.replace("@", "@8001")
+        path.write_text(unit)
+        units.append(str(path))
     checked = subprocess.run(
         ["systemd-analyze", "verify", *units],
         capture_output=True,

@@ -18,10 +18,10 @@ from hermes_lb.backends import FrontendCounters
 from hermes_lb.config import Config
 from hermes_lb.errors import ConnectFailed
 from hermes_lb.http import make_body
-from hermes_lb.listen.router import Destination
 from hermes_lb.plane import request_log
 from hermes_lb.proxy.admit import admit
 from hermes_lb.proxy.context import Context
+from hermes_lb.proxy.destination import Destination
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.ports import ConnectionPool, Downstream, Entrance, Peer, ServerSide, TunnelEnd
 from hermes_lb.proxy.record import record_exchange

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from hermes_lb.proxy.deadlines import Sweep
-from hermes_lb.proxy.timeouts import PlainTimeouts
 
 
 class Swept:
@@ -49,7 +48,7 @@ class World:
     def __init__(self, *clients: Swept) -> None:
         self.clients = clients
         self.loop = self.batch = self.live = self.settings = self.wall_clock = self
-        self.timeouts = PlainTimeouts(*[60.0] * 7)
+        self.shortest = 60.0  # seconds, of all timeouts
         self.soon: list[Any] = []
         self.later: list[Any] = []
 

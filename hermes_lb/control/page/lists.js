@@ -56,7 +56,8 @@ export function showRoutes(parent, frontends) {
     const [conditions, details] = parent.children[n].children;
     setText(conditions, `${row.frontend}: ${row.conditions}`);
     const streams = ["turns", "resume"].filter((name) => row[name]);
-    setText(details, [`→ ${row.backend}`, ...streams].join(" · "));
+    const rules = row.rules ? [row.rules] : [];
+    setText(details, [`→ ${row.backend}`, ...streams, ...rules].join(" · "));
   });
 }
 

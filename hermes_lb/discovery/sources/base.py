@@ -32,9 +32,10 @@ class Endpoint(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A change: servers by name, and names that are gone.
+    """The changes since the last one: servers by name, and names that are gone.
 
-    With `is_complete` every other server is gone, too. `problem`: one line for the operator about
+    With `is_complete` every other server is gone, too. One without a change says that the source
+    works. `problem`: one line for the operator about
     this answer, empty if it is as expected.
     """
 

@@ -37,7 +37,7 @@ _Found = dict[str, Endpoint]
 
 
 class Wanted(NamedTuple):
-    """The service and the port that are looked for. `port`: its name or number; None: the only one."""
+    """The service whose slices are read. `port`: its name or number; None: the only one."""
 
     service: str
     namespace: str

@@ -63,8 +63,7 @@ class FileSource(Source):
                 error.retry_after = self._options.interval  # a look is cheap
                 raise
             seen = stamp
-            if found is not None:
-                yield Answer(found)
+            yield Answer({}, is_complete=False) if found is None else Answer(found)
             await asyncio.sleep(self._options.interval)
 
 

@@ -110,6 +110,8 @@ class KubernetesSource(Source):
         version: str,
     ) -> AsyncIterator[Answer]:
         """Each change from `version` on. Raises DiscoveryFailed, or Expired."""
+        from asyncio import sleep  # not to validate a configuration
+
         clock = time.monotonic
         in_vain = 0
         while in_vain < _ENDS_AT_ONCE:
@@ -119,15 +121,15 @@ class KubernetesSource(Source):
                 has_events = True
                 answer = _applied(event, slices)
                 version = _version_of(event.get("object")) or version
-                if answer is not None:
-                    yield answer
-            is_in_vain = not has_events and clock() - began < _AT_ONCE
-            in_vain = in_vain + 1 if is_in_vain else 0
+                yield answer
+            took = clock() - began
+            in_vain = 0 if has_events or took >= _AT_ONCE else in_vain + 1
+            await sleep(max(0.0, _AT_ONCE - took))  # a server may end each of them at once
         raise DiscoveryFailed("the API server ends each watch at once")
 
 
-def _applied(event: dict[str, Any], slices: EndpointSlices) -> Answer | None:
-    """What an event changes; None: a bookmark. Raises DiscoveryFailed, or Expired."""
+def _applied(event: dict[str, Any], slices: EndpointSlices) -> Answer:
+    """The changes of an event. Raises DiscoveryFailed, or Expired."""
     from hermes_lb.discovery.sources.kubernetes_api import Expired
 
     item = event.get("object")
@@ -137,7 +139,7 @@ def _applied(event: dict[str, Any], slices: EndpointSlices) -> Answer | None:
         case "DELETED":
             return slices.remove(item)
         case "BOOKMARK":
-            return None
+            return Answer({}, is_complete=False, problem=slices.problem)
         case "ERROR":
             code = item.get("code") if isinstance(item, dict) else None
             if code == 410:

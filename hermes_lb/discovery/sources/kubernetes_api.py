@@ -39,6 +39,8 @@ _PAGE_TAKES = 60.0
 _GRACE = 15.0
 
 _LEAST_RETRY_AFTER, _MOST_RETRY_AFTER = 1.0, 300.0
+# Events that are read in one iteration of the loop.
+_SHARE = 16
 # A text in which JSON is worth a thread: the loop goes on while it is decoded and read.
 _LARGE = 256 * 1024
 # Seconds by which two clocks may differ without being the reason for a refusal.
@@ -105,18 +107,21 @@ class KubernetesApi:
         }  # fmt: skip
         try:
             async with asyncio.timeout(seconds + _GRACE), self._get(path, asked) as response:
-                line = bytearray()
+                line, count = bytearray(), 0
                 async for data in response.content.iter_any():
                     *ends, rest = data.split(b"\n")
                     for end in ends:
                         line += end
                         if line:
                             yield await _parsed(bytes(line))
+                            count += 1
+                            if not count % _SHARE:  # what is there already is not waited for
+                                await asyncio.sleep(0)
                         line = bytearray()
                     line += rest
                     if len(line) > MOST_BYTES:
                         raise DiscoveryFailed(_too_large("a line of a watch"))
-                    await asyncio.sleep(0)  # a read of what is there already does not wait
+                    await asyncio.sleep(0)
         except aiohttp.ClientPayloadError:
             return  # cut off: as an end
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -514,7 +514,8 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
     def refuse(self, error: RequestRefused) -> None:
         """Answer a request that was not understood; its end is unknown, so this is the last."""
         self.awaits = ""
-        self._record(error, self.reply(refusal(error), may_keep=False))
+        reply = refusal(error, self.context.settings.error_pages)
+        self._record(error, self.reply(reply, may_keep=False))
         self.close(lingering=True)
 
     def _record(self, error: RequestRefused, size: int = 0) -> None:

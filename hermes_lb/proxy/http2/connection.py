@@ -269,7 +269,7 @@ class Http2Connection(FrameIo, FramedConnection, Carrier):
             self.stream_done(stream, now)
             return
         except RequestRefused as refused:
-            size = stream.reply(refusal(refused), may_keep=True)
+            size = stream.reply(refusal(refused, settings.error_pages), may_keep=True)
             record_refusal(stream, context, now, refused, size)
             stream.done(now, ended)
             return

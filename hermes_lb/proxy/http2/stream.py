@@ -299,8 +299,8 @@ class Http2Stream(Downstream, TunnelStream, Queue):
     def reply(self, reply: LocalReply, *, may_keep: bool) -> int:
         connection = self._connection
         if self.is_grpc and reply.status >= 400:
-            self._respond(200, error_fields(reply.status, reply.body), 0, b"")
-            return len(reply.body)
+            self._respond(200, error_fields(reply.status, reply.message or reply.body), 0, b"")
+            return len(reply.message or reply.body)
         fields = response_fields(reply.status, reply.fields + connection.date_field())
         fields.append((b"content-length", b"%d" % len(reply.body)))
         body = b"" if reply.is_head else reply.body

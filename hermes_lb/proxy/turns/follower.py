@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from hermes_lb.proxy import phases
 from hermes_lb.proxy.local_replies import LocalReply
 from hermes_lb.proxy.turns import event_ids, heads
 from hermes_lb.proxy.turns.journal_side import JournalSide
@@ -74,9 +75,10 @@ def _compare(record: Record, fingerprint: str) -> None:
 
 async def _with_head(gate: Gate, record: Record) -> Record:
     """Wait for the response's head as long as its owner may take for it."""
-    timeouts = gate.context.settings.timeouts
+    exchange = gate.exchange
+    limits = gate.context.settings.phase_limits if exchange is None else exchange.limits
     # In the session's queue, in the backend's, for a connection, for the response.
-    patience = 2 * timeouts.queue + timeouts.connect + timeouts.server
+    patience = 2 * limits[phases.QUEUE] + limits[phases.DIAL] + limits[phases.AWAIT]
     reading = gate.gateway.store.follow(record, 0)
     try:
         async with asyncio.timeout(patience):

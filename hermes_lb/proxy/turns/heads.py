@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.http import ResponseParser
+from hermes_lb.http import cors as cors_rules
 from hermes_lb.proxy.local_replies import LocalReply
 
 if TYPE_CHECKING:
@@ -40,10 +41,6 @@ _ALLOWED_ORIGIN = re.compile(
 )
 _CORS = re.compile(
     rb"^(?:access-control-allow-(?:origin|credentials)|vary):[^\r\n]*\r\n", re.I | re.M
-)
-_ORIGIN = re.compile(rb"\r\n(?i:origin):[ \t]*([\x21-\x7e]+)[ \t]*(?=\r\n)")
-_ASKED_FIELDS = re.compile(
-    rb"\r\n(?i:access-control-request-headers):[ \t]*([\t -~]{0,1024})(?=\r\n)"
 )
 _ACCEPTED_CODINGS = re.compile(rb"\r\naccept-encoding:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
@@ -122,8 +119,7 @@ def for_turn(fields: bytes, turn: str, *, is_stream: bool, is_get: bool, vary: b
 
 def origin_of(request_head: bytes) -> bytes:
     """The page whose request it is; b"" for none."""
-    found = _ORIGIN.findall(request_head, 0, request_head.find(b"\r\n\r\n") + 2)
-    return found[0] if len(found) == 1 else b""
+    return cors_rules.origin_of(_lines(request_head))
 
 
 def allowed_origin(fields: bytes, origin: bytes) -> bytes:
@@ -142,14 +138,16 @@ def cors(stored_head: bytes) -> bytes:
 
 def preflight(stored_head: bytes, origin: bytes, request_head: bytes) -> LocalReply:
     """Its page may send GET and DELETE with the fields that it has asked for (Fetch, 3.3.5)."""
-    asked = _ASKED_FIELDS.search(request_head, 0, request_head.find(b"\r\n\r\n") + 2)
-    fields = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin
-    fields += b"Access-Control-Allow-Methods: GET, DELETE\r\nAccess-Control-Max-Age: 600\r\n"
-    if asked is not None:
-        fields += b"Access-Control-Allow-Headers: %b\r\n" % asked[1].strip()
-    if b"access-control-allow-credentials: true" in stored_head.lower():
-        fields += b"Access-Control-Allow-Credentials: true\r\n"
+    asked = cors_rules.asked_fields(_lines(request_head))
+    credentials = b"access-control-allow-credentials: true" in stored_head.lower()
+    vary = b"Vary: Origin\r\n"
+    fields = cors_rules.preflight(origin, vary, b"GET, DELETE", asked, 600, credentials=credentials)
     return LocalReply(204, fields)
+
+
+def _lines(request_head: bytes) -> bytes:
+    """Those of the fields; a body may follow the head."""
+    return request_head[: request_head.find(b"\r\n\r\n") + 2]
 
 
 def answer(reply: LocalReply) -> bytes:

@@ -1,0 +1,188 @@
+"""Plots of means with their intervals: one for each strategy, and over a sweep."""
+
+from __future__ import annotations
+
+from math import ceil, floor, inf, isinf, log10
+from typing import TYPE_CHECKING, Any, Final
+
+from hermes_lb.lab import svg
+from hermes_lb.lab.figures import FIGURES, shown
+from hermes_lb.lab.summary import means, ranked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+#: Figures that are drawn over a sweep.
+SWEPT: Final = (
+    "latency_mean", "latency_p99", "first_mean", "session_mean", "cached", "fairness",
+)  # fmt: skip
+_ROW: Final = 22
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 106, 10, 32
+_WIDTH, _HEIGHT = 420, 250
+_COLOURS: Final = 8  # CSS classes c0, c1, ...
+_LABEL: Final = 12  # between two lines of text
+#: Beyond this ratio an axis is logarithmic.
+_WIDE: Final = 20.0
+
+
+def forest(result: dict[str, Any]) -> str:
+    """The summary's figure of each strategy, the best first, with its interval."""
+    goal, point = result["summary"]["goal"], result["points"][0]
+    order = [name for name in ranked(point, goal) if min(point["runs"][name][goal]) >= 0.0]
+    found = means(point, goal)
+    if not order:
+        return ""
+    spans = {name: _span(goal, *found[name]) for name in order}
+    width, left, right = 720, 130, 150
+    bottom = _ROW * len(order) + 6
+    x, ticks = _scale([v for span in spans.values() for v in span], left, width - right)
+    parts = [
+        part
+        for tick in ticks
+        for part in (
+            svg.line("axis", x(tick), 0, x(tick), bottom),
+            svg.text(x(tick), bottom + 14, _tick(goal, tick)),
+        )
+    ]
+    parts.append(svg.text((left + width - right) / 2, bottom + 30, _axis(goal)))
+    ties = {result["summary"]["best"], *result["summary"]["ties"]}
+    for place, name in enumerate(order):
+        middle = _ROW * place + 14
+        mean, half = found[name]
+        low, high = spans[name]
+        text = shown(goal, mean) + (
+            "" if isinf(half) else f" \N{PLUS-MINUS SIGN} {shown(goal, half)}"
+        )
+        parts += [
+            svg.text(0, middle + 4, name, "start", "name"),
+            svg.line("whisker", x(low), middle, x(high), middle),
+            svg.dot("p50" if name in ties else "other", x(mean), middle),
+            svg.text(x(high) + 9, middle + 4, text, "start"),
+        ]
+    return svg.drawing(width, bottom + 36, f"{_axis(goal)}, by strategy", parts)
+
+
+def sweeps(result: dict[str, Any]) -> dict[str, str]:
+    """A plot for each figure over load, and over the number of servers, by its title."""
+    points = result["points"]
+    plots: dict[str, str] = {}
+    loads = [point for point in points if point["load"] is not None]
+    fleets = [point for point in points if point["load"] is None]
+    for axis, some in (("load", loads), ("servers", fleets)):
+
+        def place(point: dict[str, Any], axis: str = axis) -> float:
+            return float(point[axis])
+
+        if len({place(point) for point in some}) < 2:
+            continue
+        ordered = sorted(some, key=place)
+        for figure in SWEPT:
+            values = [
+                value
+                for point in ordered
+                for runs in point["runs"].values()
+                for value in runs[figure]
+            ]
+            if max(values) > 0.0 and len(set(values)) > 1:
+                title = f"{FIGURES[figure].title}, by {axis}"
+                plots[title] = _curves(ordered, figure, axis, place, result["summary"]["goal"])
+    return plots
+
+
+def _curves(
+    points: Sequence[dict[str, Any]],
+    figure: str,
+    axis: str,
+    place: Callable[[dict[str, Any]], float],
+    goal: str,
+) -> str:
+    """A line for each strategy; colours by rank at the last point, so that neighbours differ."""
+    found = [means(point, figure) for point in points]
+    names = ranked(points[-1], goal)
+    places = [place(point) for point in points]
+    spans = [_span(figure, *one[name]) for one in found for name in names]
+    y, ticks = _scale([v for span in spans for v in span], _HEIGHT - _BOTTOM, _TOP)
+    x, _ = _scale(places, _LEFT + 8, _WIDTH - _RIGHT - 8, is_linear=True)
+    parts: list[str] = []
+    for tick in ticks:
+        parts += [
+            svg.line("axis", _LEFT, y(tick), _WIDTH - _RIGHT, y(tick)),
+            svg.text(_LEFT - 5, y(tick) + 4, _tick(figure, tick), "end"),
+        ]
+    parts += [svg.text(x(at), _HEIGHT - _BOTTOM + 16, f"{at:g}") for at in places]
+    parts.append(svg.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 2, axis))
+    for rank, name in enumerate(names):
+        kind = f"c{rank % _COLOURS}" + (" dashed" if rank >= _COLOURS else "")
+        for at, one in zip(places, found, strict=True):
+            low, high = _span(figure, *one[name])
+            parts.append(svg.line(f"curve {kind}", x(at), y(low), x(at), y(high)))
+        line = svg.points((x(at), y(one[name][0])) for at, one in zip(places, found, strict=True))
+        parts.append(f'<polyline class="curve {kind}" points="{line}"/>')
+    ends = {name: y(found[-1][name][0]) for name in names}
+    for name, at in _apart(ends).items():
+        rank = names.index(name)
+        parts += [
+            svg.line(
+                f"curve thin c{rank % _COLOURS}", x(places[-1]), ends[name], _WIDTH - _RIGHT + 6, at
+            ),
+            svg.text(_WIDTH - _RIGHT + 9, at + 4, name, "start", f"name t{rank % _COLOURS}"),
+        ]
+    return svg.drawing(_WIDTH, _HEIGHT, f"{FIGURES[figure].title}, by {axis}", parts)
+
+
+def _apart(ends: dict[str, float]) -> dict[str, float]:
+    """Places of labels, in the order of their lines' ends, that do not overlap."""
+    order = sorted(ends, key=ends.__getitem__)
+    highest = float(_TOP)
+    placed: dict[str, float] = {}
+    for place, name in enumerate(order):
+        most = _HEIGHT - 4.0 - _LABEL * (len(order) - 1 - place)
+        at = min(max(ends[name], highest), max(highest, most))
+        placed[name] = at
+        highest = at + _LABEL
+    return placed
+
+
+def _span(figure: str, mean: float, half: float) -> tuple[float, float]:
+    if isinf(half):
+        return mean, mean
+    most = 1.0 if figure in ("cached", "fairness", "moved", "errors") else inf
+    return max(0.0, mean - half), min(most, mean + half)
+
+
+def _tick(figure: str, value: float) -> str:
+    return f"{value:,.10g} s" if FIGURES[figure].unit == "s" else shown(figure, value)
+
+
+def _axis(figure: str) -> str:
+    unit = FIGURES[figure].unit
+    return FIGURES[figure].title + (" (seconds)" if unit == "s" else "")
+
+
+def _scale(
+    values: Sequence[float], begin: float, end: float, *, is_linear: bool = False
+) -> tuple[Callable[[float], float], list[float]]:
+    """A function to pixels, and ticks: from 0, or logarithmic if the values differ much."""
+    high = max(values)
+    positive = [value for value in values if value > 0.0] or [1.0]
+    if is_linear:
+        low = min(values)
+        return lambda v: begin + (end - begin) * (v - low) / ((high - low) or 1.0), []
+    if high / min(positive) > _WIDE:
+        bottom, top = floor(log10(min(positive))), ceil(log10(high))
+
+        def by_log(value: float) -> float:
+            share = (log10(max(value, 10.0**bottom)) - bottom) / ((top - bottom) or 1)
+            return begin + (end - begin) * share
+
+        return by_log, [10.0**power for power in range(bottom, top + 1)]
+    step = _step(high or 1.0)
+    top_value = step * ceil((high or 1.0) / step)
+    ticks = [step * i for i in range(round(top_value / step) + 1)]
+    return lambda value: begin + (end - begin) * value / top_value, ticks
+
+
+def _step(high: float) -> float:
+    """1, 2 or 5 times a power of ten: three to six steps."""
+    power = 10.0 ** floor(log10(high / 3.0))
+    return max(m * power for m in (1.0, 2.0, 5.0) if m * power <= high / 3.0 + 1e-12)
