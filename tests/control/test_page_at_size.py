@@ -1,4 +1,4 @@
-"""The dashboard before many servers: problems first, filters, links, totals; and for everybody."""
+"""The dashboard before many servers: problems first, filters, links, totals, accessibility."""
 
 from __future__ import annotations
 
