@@ -139,6 +139,6 @@ def test_our_json_lines_are_read_as_the_others_are() -> None:
 )  # fmt: skip
 def test_a_damaged_json_line_is_skipped_and_counted(damage: dict[str, object]) -> None:
     good = json_log.line(a_record(began=BEGAN / 1000, server="s1", response=0.1))
-    log = parse([good, json.dumps(json.loads(good) | damage), "{", "{}", "[]"])
+    log = parse([good, json.dumps(json.loads(good) | damage), "{", "{}", "[]", '{"a":' * 9999])
     assert len(log.entries) == 1
-    assert log.skipped == 4
+    assert log.skipped == 5
