@@ -123,7 +123,7 @@ CLAIMS: Final = (
         "affinity with work stealing: shorter task completion than prefix caching with affinity",
         "1.64 times", 1.64,
         "agents, load 0.8: mean time per session, pauses included",
-        "half of a session's time here are pauses that no balancer shortens; no eviction by the "
+        "most of a session's time here are pauses, which no balancer shortens; no eviction by the "
         "agent's graph; sessions are stolen between turns only",
         _of_agents("session_mean", "consistent_hash", "session_stealing", 0.8),
     ),
