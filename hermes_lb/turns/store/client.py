@@ -226,7 +226,6 @@ class _Attempts:
         """`limit` ends them after `patience` seconds in which the server has answered nothing."""
         loop = asyncio.get_running_loop()
         periods = 1
-        timer: asyncio.TimerHandle
 
         def look() -> None:
             nonlocal periods
