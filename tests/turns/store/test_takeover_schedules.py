@@ -1,6 +1,6 @@
 """Balancers that die, stop and lose replies, while others go on with their turns.
 
-    - A turn's journal has each event of the backend once and in order, of all its owners.
+    - A turn's journal has each event of the backend once and in order, by each of its owners.
     - A turn that a client wants is done in the end, and keeps its fence.
     - No key is without a TTL.
 
