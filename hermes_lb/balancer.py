@@ -12,10 +12,20 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
+from hermes_lb.affinity.stores.memory import pin_id
 from hermes_lb.config import load_config
 from hermes_lb.config.changes import describe_changes, hold_back, refuse_fixed
+from hermes_lb.config.dump import settings
+from hermes_lb.config.runtime import RuntimeServers, checked
 from hermes_lb.control.admin import AdminServer
-from hermes_lb.control.operator import NotPossible, find_server, store_url
+from hermes_lb.control.operator import (
+    KeptPin,
+    NotPossible,
+    carried_over,
+    find_server,
+    refuse_stored_pins,
+    store_url,
+)
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery.discoveries import Discoveries
 from hermes_lb.discovery.dns import Resolver
@@ -23,18 +33,19 @@ from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe import certificates
 from hermes_lb.observe.observed import Observed
 from hermes_lb.plane import DataPlane, request_log
+from hermes_lb.process_commands import ProcessCommands
 from hermes_lb.tasks import Tasks
 from hermes_lb.turns.store.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from hermes_lb.backends import Pool, Server
     from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config, Log
     from hermes_lb.config import Server as ServerConfig
-    from hermes_lb.control.operator import Session
+    from hermes_lb.control.shapes import Resolved, Session, Setting
     from hermes_lb.discovery.watch import Delta
     from hermes_lb.observe.recent import Recent
     from hermes_lb.observe.request_log import RequestLog
@@ -56,6 +67,7 @@ class LoadBalancer:
     def __init__(self, config: Config | Mapping[str, Any] | str | Path) -> None:
         self.config = load_config(config)
         self._file = Path(config) if isinstance(config, str | Path) else None
+        self._runtime = RuntimeServers()
         self._plane = DataPlane(self.config, make_log=self._request_log)
         state_file = self.config.process.state_file
         self._states = RuntimeStates(state_file, self._plane.pools) if state_file else None
@@ -170,13 +182,14 @@ class LoadBalancer:
             await self._store.start(Path(given) if given else None)
 
     def _resolved(self, config: Config) -> Config:
-        """With a server for each resolved address, and the embedded store."""
+        """With the servers of discovery and of operators, and the embedded store."""
         if config.needs_embedded_store:
             config = config.with_store(self._store.url)
-        return config.model_copy(update={"backends": self._resolver.backends})
+        backends = self._runtime.applied(self._resolver.backends)
+        return config.model_copy(update={"backends": backends})
 
     def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
-        self._tasks.spawn(self._set_servers(backend, servers), name="new addresses")
+        self._tasks.spawn(self._set_addresses(), name="new addresses")
 
     def _set_discovered(self) -> None:
         """All that the discoveries know."""
@@ -195,11 +208,17 @@ class LoadBalancer:
             self._checks.discover(backend, found.changed, found.removed)
         self.pools[backend].look_at_queue()
 
-    async def _set_servers(self, backend: str, servers: list[ServerConfig]) -> None:
+    async def _set_addresses(self) -> None:
         async with self._reloading:
-            if backend in self._plane.backends:
-                self._plane.set_servers(backend, servers)
-                await self._servers_changed()
+            await self._set_servers()
+
+    async def _set_servers(self) -> None:
+        """Those of discovery and of operators, where they are others than now."""
+        carry = carried_over(self.pools)
+        for name, backend in self._runtime.applied(self._resolver.backends).items():
+            if name in self.pools and self._plane.config.backends[name].servers != backend.servers:
+                self._plane.set_servers(name, backend.servers, carry)
+        await self._servers_changed()
 
     async def _servers_changed(self) -> None:
         """Check new servers, and keep run-time states."""
@@ -264,13 +283,59 @@ class LoadBalancer:
         """0 (out of rotation) to 65535; None: as configured. Raises UnknownServer."""
         find_server(self.pools, backend, server).set_weight(weight)
 
+    def set_health(self, backend: str, server: str, up: bool | None) -> None:
+        """Up or down whatever its checks say; None: as they say. Raises UnknownServer."""
+        found = find_server(self.pools, backend, server)
+        assert self._checks is not None, "it does not run"
+        self._checks.force(found, up)
+
+    async def change_servers(self, change: Callable[[RuntimeServers], RuntimeServers]) -> None:
+        """Add, remove or change servers until it ends. Raises ConfigError or ValueError."""
+        async with self._reloading:
+            runtime = change(self._runtime)
+            checked(self.config, runtime, self._resolver.backends)
+            self._runtime = runtime
+            await self._set_servers()
+
+    async def everywhere(self, command: str, **arguments: Any) -> list[Any]:
+        """There is only this process."""
+        return [ProcessCommands(self._plane).call(command, arguments)]
+
+    def pins(self) -> tuple[list[KeptPin], list[str]]:
+        """Learned sessions, and backends that keep theirs in another system."""
+        elsewhere = [name for name, one in self.config.backends.items() if one.pins.has_store]
+        kept = [
+            KeptPin(pin_id(key), name, server)
+            for name, backend in self._plane.backends.items()
+            if name not in elsewhere
+            for key, server in backend.session_table.pins()
+        ]
+        return kept, elsewhere
+
+    async def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
+        """Forget learned sessions -> their number. Raises NotPossible for those in a store."""
+        refuse_stored_pins(self.config, backend)
+        return sum(await self.everywhere("clear_pins", backend=backend, server=server, pin=pin))
+
+    def resolvers(self) -> list[Resolved]:
+        """Servers whose names are looked up."""
+        rows: list[Any] = self._resolver.listed(self.observed.upkeep.dns_failures)
+        return rows
+
+    def settings(self) -> list[Setting]:
+        """The running configuration."""
+        rows: list[Any] = settings(
+            self.config, self._runtime, self._runtime.applied(self._resolver.backends)
+        )
+        return rows
+
     async def settle(self) -> bool:
         """Changes take effect at once."""
         return True
 
     async def end_sessions(self, backend: str, server: str) -> int:
         """Cut requests on a server, known or removed -> their number. Raises UnknownServer."""
-        ended = self._plane.end_sessions(backend, server)
+        ended = self._plane.end_sessions(backend=backend, server=server)
         if not ended:
             find_server(self.pools, backend, server)
         return ended
@@ -301,6 +366,7 @@ class LoadBalancer:
         """
         upkeep = self.observed.upkeep
         async with self._reloading:
+            before = runtime = self._runtime
             try:
                 new, waiting = hold_back(self.config, load_config(config))
                 refuse_fixed(self.config, new, str(self._file) if self._file else None)
@@ -308,11 +374,15 @@ class LoadBalancer:
                 await self._start_store(new)
                 await self._resolver.reconfigure(new.backends)
                 await self._discoveries.reconfigure(new.backends)
+                runtime = runtime.after_reload(self.config.backends, new.backends)
+                checked(new, runtime, self._resolver.backends)
+                self._runtime = runtime
                 await self._plane.reconfigure(
                     self._resolved(new), before_serving=self._set_discovered
                 )
             except (ValueError, OSError):
                 upkeep.failed_to_reload()
+                self._runtime = before
                 await self._resolver.reconfigure(self.config.backends)
                 await self._discoveries.reconfigure(self.config.backends)
                 raise

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hermes_lb.config import Bind, Config
     from hermes_lb.observe.certificates import CertificateView
     from hermes_lb.observe.recent import Recent
+    from hermes_lb.observe.spans import Spans
     from hermes_lb.proxy.ports import Connection, ConnectionPool
     from hermes_lb.proxy.select import Discovered
     from hermes_lb.tls.certificates import TlsFiles
@@ -145,7 +146,7 @@ class DataPlane:
             register.clear()
         async with AsyncExitStack() as starting:
             log = self._make_log(self.config.log)
-            self._log = log.access_log
+            self._log, self._spans = log.access_log, log.recorder.spans
             await self._log.start(may_be_late=log_may_be_late)
             starting.push_async_callback(self._close_log)
             loop = asyncio.get_running_loop()
@@ -224,9 +225,10 @@ class DataPlane:
         """A row for each request in flight, of plain values (`control.operator.Session`)."""
         return running_sessions(self.context.live, self.context.clock(), self.process.number)
 
-    def end_sessions(self, backend: str, server: str) -> int:
-        """Cut the requests on a server, known or removed -> their number."""
-        return end_sessions(self.context.live, self.context.clock(), backend, server)
+    def end_sessions(self, **wanted: str | None) -> int:
+        """Cut the requests whose rows have these values -> their number."""
+        context = self.context
+        return end_sessions(context.live, context.clock(), self.process.number, **wanted)
 
     def look(self) -> None:
         """Update the figures of this process."""
@@ -251,13 +253,18 @@ class DataPlane:
 
     # Another configuration, in place.
 
-    def set_servers(self, backend: str, servers: list[config.Server]) -> None:
-        """Other addresses of the same names (`proxy.resolver`)."""
+    def set_servers(
+        self,
+        backend: str,
+        servers: list[config.Server],
+        before_serving: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Another set of servers, by discovery or by an operator."""
         configured = self.config.backends[backend].model_copy(update={"servers": servers})
         backends = {**self.config.backends, backend: configured}
         self.config = self.config.model_copy(update={"backends": backends})
         present = self.backends[backend]
-        present.reconfigure(configured, present.dialer)
+        present.reconfigure(configured, present.dialer, before_serving)
 
     def discover(
         self, backend: str, servers: Iterable[DiscoveredServer], gone: Iterable[str]
@@ -311,9 +318,9 @@ class DataPlane:
         self.config = new
         self._tls_files = tls_files or {}
         self.context.reconfigure(new)
-        before = self._log
+        before, spans = self._log, self.context.log.recorder.spans
         if log is not None:
-            self._log = log.access_log
+            self._log, self._spans = log.access_log, log.recorder.spans
             self.context.log = log
         try:
             self._set_backends(new, dialers)
@@ -323,6 +330,7 @@ class DataPlane:
         finally:
             if log is not None:
                 await before.close()
+                await _close_spans(spans)
 
     def _sockets_for_new_binds(
         self, new: Config, given: Sockets
@@ -448,6 +456,7 @@ class DataPlane:
 
     async def _close_log(self) -> None:
         await self._log.close()
+        await _close_spans(self._spans)
 
     def _mark_backends_with_turns(self) -> None:
         with_turns = self.config.backends_with_turns
@@ -489,6 +498,12 @@ class DataPlane:
         await self._tasks.cancel_all()
         await context.live.wait_until_quiet(_CLOSING_TAKES)
         context.batch.flush()
+
+
+async def _close_spans(spans: Spans | None) -> None:
+    """In a thread: what waits is exported first."""
+    if spans is not None:
+        await asyncio.to_thread(spans.close)
 
 
 async def _set_binds(frontend: Frontend, configured: config.Frontend, groups: Sockets) -> None:

@@ -121,6 +121,14 @@ class SessionTable:
         if done.cancelled() or done.exception() is not None or not done.result():
             self._local.not_announced(key, name)
 
+    def pins(self) -> Iterable[tuple[bytes, str]]:
+        """Keys and servers' names that this process knows."""
+        return self._local.items()
+
+    def clear(self, name: str | None, pin: str | None) -> int:
+        """Forget entries of this process -> their number (`MemoryStore.clear`)."""
+        return self._local.clear(name, pin)
+
     def take_over(self, other: SessionTable) -> None:
         """Take the entries of a table with other options."""
         self._local.take_over(other._local)

@@ -487,6 +487,11 @@ class Pool:
         """False if only failing servers are left for such a request."""
         return any(s.is_in_rotation and s not in tried and s.may_serve(now) for s in self.servers)
 
+    @property
+    def is_any_up(self) -> bool:
+        """True if some server may get requests that are not pinned, apart from passive failures."""
+        return any(s.is_in_rotation and s.is_able for s in self.servers)
+
     def can_wait(self, tried: Collection[Server]) -> bool:
         """True if some server could serve as soon as it is no longer full; or if all are leaving,
         or there are none, and a discovery may find others.
@@ -622,7 +627,7 @@ class Pool:
 
     def look_at_queue(self) -> None:
         """Serve the waiting requests that can be served now."""
-        if self.starting and self.can_wait(()):
+        if self.starting and self.is_any_up:
             self._start()
         if self.waiting:
             self._serve_all()

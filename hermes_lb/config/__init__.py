@@ -11,6 +11,7 @@ references   names that must exist, or be distinct; routes out of reach
 explain      pydantic's errors in words for people; `allowed`: what a key accepts;
              `editor_schema`: that for editors, with a description for each key
 changes      what differs between two configurations
+runtime      servers that operators add, remove and change; `dump`: values and their origins
 resolved     names of servers at the addresses of a host name
 token        the admin listener's token; `admin_tls`: its TLS
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from hermes_lb.config.dump import Origin
 from hermes_lb.config.environment import expanded
 from hermes_lb.config.error_pages import read_pages
 from hermes_lb.config.lines import LineIndex
@@ -52,7 +53,7 @@ def _validate(tables: dict[str, Any], text: str | None, name: str | None) -> Con
         # By the tables: a message must not show a secret.
         found += _explained(error, tables, has_references=bool(found))
     if not found:
-        return config
+        return config if text is None else config.made_of(Origin(name or "", text, tables))
     # Only now: a good file is not parsed a second time.
     index = None if text is None else LineIndex(text)
     problems: dict[str, Problem] = {}

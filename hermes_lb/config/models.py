@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from hermes_lb.config.backend import Backend
 from hermes_lb.config.error_pages import Pages
@@ -33,6 +33,18 @@ class Config(Section):
     store: StoreOptions = StoreOptions()
     frontends: list[Frontend] = Field(min_length=1)
     backends: dict[Name, Backend] = Field(min_length=1)
+
+    _origin: Any = PrivateAttr(None)  # `config.dump.Origin`
+
+    @property
+    def origin(self) -> Any:
+        """The file that it was made of (`config.dump.Origin`); None: there was none."""
+        return self._origin
+
+    def made_of(self, origin: Any) -> Self:
+        """The same, with its origin."""
+        self._origin = origin
+        return self
 
     @classmethod
     def inherited(cls, tables: dict[str, Any]) -> Self:

@@ -90,6 +90,9 @@ class Admin(Section):
         return bind
 
 
+_HTTP_URL = pattern(r"^https?://[\x21-\x7e]+$", "a URL such as http://127.0.0.1:4318/v1/traces")
+
+
 # HAProxy's names, by their numbers (RFC 3164 section 4.1.1).
 Facility = Literal[
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news",
@@ -109,6 +112,7 @@ class Log(Section):
     slow: PositiveDuration = 10.0
     traceparent: Literal["make", "pass"] = "make"
     capture_trace: bool = False
+    otlp: str | None = Field(None, pattern=_HTTP_URL)
 
 
 class Timeouts(Section):

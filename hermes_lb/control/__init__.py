@@ -6,13 +6,13 @@ certificate  its TLS certificate, reread when its files change
 guard        access control; `token`: the admin token, reread when its file changes
 strangers    closes connections that make no permitted request
 runner       aiohttp's server with our form of errors; `quiet`: without its tracebacks
-api          /api/v1: queries and commands
+endpoints    how an operation of /api/v1 is declared; `errors`: its error responses
+api          queries and the live stream; `feed`: its events
 scaling      /api/v1/scaling: the load of each backend, for autoscalers
-turns_api    /api/v1/turns
-views        answers as plain values; `schemas`: their JSON Schemas
+commands     commands; `turns_api`: /api/v1/turns
+shapes       the shapes of all answers, bodies and queries; `views`: the answers
 openapi      the API description; `openapi_page`: as a web page
-history      samples of the last minutes
-feed         the live stream
+history      samples of the last minutes; `tally`: maxima, downtime, cleared counters
 state_file   server states set by operators, in a file; `runtime_states` keeps both in sync
 """
 

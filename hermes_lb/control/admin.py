@@ -16,13 +16,20 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from hermes_lb.control import strangers
-from hermes_lb.control.api import Api, answer_for, error_response
+from hermes_lb.control.api import Api
 from hermes_lb.control.certificate import AdminCertificate
+from hermes_lb.control.commands import CommandsApi
+from hermes_lb.control.endpoints import PREFIX, routes_of
+from hermes_lb.control.errors import answer_for, error_response
 from hermes_lb.control.guard import HEADERS, Guard
 from hermes_lb.control.history import History
+from hermes_lb.control.openapi import document
+from hermes_lb.control.openapi_page import render as render_description
 from hermes_lb.control.quiet import QuietLog
 from hermes_lb.control.runner import Runner
+from hermes_lb.control.scaling import ScalingApi
 from hermes_lb.control.token import Token
+from hermes_lb.control.turns_api import TurnsApi
 from hermes_lb.observe.metrics import CONTENT_TYPE, render
 from hermes_lb.options.units import Address
 from hermes_lb.tasks import Tasks
@@ -41,7 +48,7 @@ logger = logging.getLogger("hermes_lb.admin")
 _STOP_WAITS = 1.0
 # aiohttp's.
 _BACKLOG = 128
-# Bytes of a body; the longest valid one is {"weight": 65535}.
+# Bytes of a body; the longest valid one has a server's options.
 _BODY_SIZE = 4096
 
 _PAGE = resources.files("hermes_lb.control") / "page"
@@ -131,11 +138,12 @@ class AdminServer:
 
     def _application(self, token: Token) -> web.Application:
         page = _page_files()
-        api = Api(self._operator, self.history)
+        scaling = ScalingApi(self._operator)
+        api = Api(self._operator, self.history, scaling.scaling)
         self._guard = Guard(
             self._config.bind.host,
             token,
-            ["/healthz", "/api/v1/", "/api/v1/openapi.json", *page],
+            ["/healthz", PREFIX, f"{PREFIX}openapi.json", *page],
         )
         application = web.Application(middlewares=[self._guarded], client_max_size=_BODY_SIZE)
         application.router.add_routes(
@@ -143,7 +151,12 @@ class AdminServer:
                 web.get("/healthz", self._healthz),
                 *(web.options(path, self._options) for path in ("/", "/healthz")),
                 web.get("/metrics", self._metrics),
-                *api.routes(),
+                web.get(PREFIX, self._description_page),
+                web.get(f"{PREFIX}openapi.json", self._description),
+                *routes_of(api),
+                *routes_of(CommandsApi(self._operator, self.history)),
+                *routes_of(scaling),
+                *routes_of(TurnsApi(self._operator)),
                 *(web.get(path, handler) for path, handler in page.items()),
             ]
         )
@@ -187,6 +200,12 @@ class AdminServer:
         answer = await self._healthz(request)
         answer.headers["Allow"] = "GET, HEAD, OPTIONS"
         return answer
+
+    async def _description_page(self, request: web.Request) -> web.Response:
+        return web.Response(text=render_description(document()), content_type="text/html")
+
+    async def _description(self, request: web.Request) -> web.Response:
+        return web.json_response(document())
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         """In parts, yielding between them: 2,000 servers make 22 MB."""

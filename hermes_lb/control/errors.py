@@ -1,11 +1,12 @@
-"""Errors of requests to the API, and parameters that may be wrong."""
+"""Errors of requests to the API, and their responses."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from aiohttp import web
+from aiohttp import web
+
+from hermes_lb.control.operator import NotPossible, UnknownServer
 
 
 class ApiError(Exception):
@@ -17,9 +18,25 @@ class ApiError(Exception):
         self.details = details
 
 
-def number_of(request: web.Request, name: str, default: int, *, most: int = 2**53) -> int:
-    """A parameter of the query. Raises ApiError."""
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= most):
-        raise ApiError(400, f"{name} is an integer from 0 to {most}")
-    return int(text)
+def answer_for(error: Exception) -> web.Response | None:
+    """The response for a handler's exception; None for a bug."""
+    if isinstance(error, web.HTTPException):
+        response = error_response(error.status, error.reason)
+        for name in ("Allow", "WWW-Authenticate", "Retry-After"):
+            if name in error.headers:  # RFC 9110 section 15.5.6: a 405 must carry Allow
+                response.headers[name] = error.headers[name]
+        return response
+    if isinstance(error, ApiError):
+        return error_response(error.status, str(error), **error.details)
+    if isinstance(error, UnknownServer):
+        return error_response(404, str(error))
+    if isinstance(error, NotPossible):
+        return error_response(409, str(error))
+    return None
+
+
+def error_response(status: int, message: str, **details: Any) -> web.Response:
+    """The form of all errors."""
+    return web.json_response(
+        {"error": {"status": status, "message": message, **details}}, status=status
+    )

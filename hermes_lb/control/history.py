@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hermes_lb.backends.counters import FINE_BOUNDS
 from hermes_lb.backends.histogram import quantiles
 from hermes_lb.backends.server import STATES
+from hermes_lb.control.tally import Tallies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ FIELDS = (
 
 # By name: seconds between samples, and the number kept.
 SPANS = {"5m": (1.0, 300), "1h": (10.0, 360)}
+
+_FINEST = 1.0
 
 # A server that is up by default only, as no active check has had a result, is "unchecked".
 SHOWN_STATES = (*STATES, "unchecked")
@@ -108,8 +111,8 @@ class Span:
             self._totals.pop(gone, None)  # absent after a `restore`
         return seconds
 
-    def add(self, key: Key, seconds: float, totals: Totals, gauges: Sequence[float]) -> None:
-        """`gauges`: in_flight, queued and state."""
+    def add(self, key: Key, seconds: float, totals: Totals, gauges: Sequence[float]) -> float:
+        """`gauges`: in_flight, queued and state -> requests a second; NaN: unknown."""
         before = self._totals.get(key)
         self._totals[key] = totals
         rates = (math.nan, math.nan)
@@ -130,6 +133,7 @@ class Span:
         slot = self._count % self._size
         for column, value in zip(columns, (*rates, *gauges, *times), strict=True):
             column[slot] = value
+        return rates[0]
 
     def finish(self) -> None:
         """Make the sample visible."""
@@ -209,6 +213,7 @@ class History:
         self.spans = {name: Span(*span) for name, span in SPANS.items()}
         self.changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self.drains: dict[Key, Drain] = {}
+        self.tallies = Tallies()
         self._states: dict[Key, tuple[str, str]] = {}  # actual and administrative
         self._totals: dict[Key, Totals] = {}  # of servers; of requests without one: ""
         self._sums: dict[str, tuple[Sequence[Totals], Totals]] = {}  # of backends, and their parts
@@ -220,6 +225,7 @@ class History:
             "spans": {name: span.state() for name, span in self.spans.items()},
             "changes": [list(change) for change in self.changes],
             "drains": [[*key, *drain] for key, drain in self.drains.items()],
+            "tallies": self.tallies.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -231,6 +237,7 @@ class History:
         self.changes.extend(Change(*change) for change in state["changes"])
         for backend, server, *drain in state["drains"]:
             self.drains[backend, server] = Drain(*drain)
+        self.tallies.restore(state.get("tallies", {}))
 
     def sample(self, now: float, wall: float) -> Iterator[None]:
         """Take the samples that are due. Yields between servers, so that others can run.
@@ -249,8 +256,7 @@ class History:
                 totals = self._totals_of((name, server.name), server.counters)
                 parts.append(totals)
                 gauges = (server.in_flight, server.queued, SHOWN_STATES.index(shown_state(server)))
-                for span, seconds in zip(due, since, strict=True):
-                    span.add((pool.name, server.name), seconds, totals, gauges)
+                self._add(due, since, (name, server.name), totals, gauges)
                 yield
             known, total = self._sums.get(name, ((), parts[0]))
             if parts != known:
@@ -260,14 +266,26 @@ class History:
                     yield
                 self._sums[name] = parts, total
             gauges = (pool.in_flight, pool.queue_length, available(pool, now))
-            for span, seconds in zip(due, since, strict=True):
-                span.add((name, None), seconds, total, gauges)
+            self._add(due, since, (name, None), total, gauges)
         for span in due:
             span.finish()
         self._totals = {
             key: one for key, one in self._totals.items() if (key[0], key[1] or None) in keys
         }
         self._sums = {name: one for name, one in self._sums.items() if (name, None) in keys}
+
+    def _add(
+        self,
+        due: Sequence[Span],
+        since: Sequence[float],
+        key: Key,
+        totals: Totals,
+        gauges: Sequence[float],
+    ) -> None:
+        for span, seconds in zip(due, since, strict=True):
+            rate = span.add(key, seconds, totals, gauges)
+            if span.step == _FINEST:
+                self.tallies.rate(key, rate)
 
     def _totals_of(self, key: Key, counters: RequestCounters) -> Totals:
         """Of the last sample, if no request has ended since."""
@@ -287,6 +305,7 @@ class History:
                 self._note_drain(key, server, wall)
         self.drains = {key: drain for key, drain in self.drains.items() if key in states}
         self._states = states
+        self.tallies.look(self._pools, wall)
 
     def _note_change(self, backend: str, server: Server, wall: float) -> None:
         before, admin = self._states.get((backend, server.name), (server.state, server.admin))

@@ -96,7 +96,7 @@ def _type(schema: dict[str, Any]) -> str:
         return f"list of {_type(schema['items'])}"
     if kind == "object" and schema.get("properties"):
         return "{" + ", ".join(map(escape, schema["properties"])) + "}"
-    if kind == "object" and "additionalProperties" in schema:
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"object of {_type(schema['additionalProperties'])}"
     return escape(kind)
 

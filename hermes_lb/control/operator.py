@@ -6,14 +6,16 @@ A command is applied where it is called and passed on from there; its effect is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hermes_lb.backends import Pool, Server
     from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config
+    from hermes_lb.config.runtime import RuntimeServers
+    from hermes_lb.control.shapes import Resolved, Session, Setting
     from hermes_lb.observe.observed import Observed
     from hermes_lb.observe.recent import Recent
     from hermes_lb.turns.store.embedded import EmbeddedStore
@@ -37,25 +39,12 @@ class NotPossible(OperatorError):
     """This balancer can't do it, such as a reload without a file; the message says why."""
 
 
-class Session(TypedDict):
-    """A request in flight: one row of `sessions`. Plain values, to be sent between processes."""
+class KeptPin(NamedTuple):
+    """A learned session: the digest of its key, which may be as good as a password."""
 
-    process: int  # number of its worker process, from 0
-    client: str | None  # "192.0.2.7:40312"; None: it has left
-    frontend: str
+    id: str
     backend: str
-    server: str | None  # None: not selected yet
-    # "detached": the client has left, the server finishes it (the route's `on_disconnect`).
-    kind: Literal["request", "stream", "tunnel", "detached"]
-    phase: str  # the letter of `observe.termination.PHASE`: R Q C H D L
-    seconds: float  # since its head arrived
-    method: str
-    target: str  # without the query, which may hold secrets
-    version: str  # of HTTP: "1.0", "1.1", "2.0"
-    stream: int | None  # of its connection of HTTP/2
-    bytes_in: int  # from the client
-    bytes_out: int  # to the client
-    pinned_by: Literal["cookie", "stick"] | None  # the affinity that selected the server
+    server: str
 
 
 class Operator(Protocol):
@@ -89,6 +78,31 @@ class Operator(Protocol):
 
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
         """`Server.set_weight`, 0 to MAX_WEIGHT; None: as configured. Raises UnknownServer."""
+
+    def set_health(self, backend: str, server: str, up: bool | None) -> None:
+        """Up or down whatever its checks say; None: as they say. Raises UnknownServer."""
+
+    async def change_servers(self, change: Callable[[RuntimeServers], RuntimeServers]) -> None:
+        """Add, remove or change servers, in every process. Two operators take turns.
+
+        `change` is called when it is this one's turn; what it raises is raised. Raises ConfigError
+        or ValueError if the servers can't be so; nothing has changed then.
+        """
+
+    async def everywhere(self, command: str, **arguments: Any) -> list[Any]:
+        """Call a method of `hermes_lb.process_commands` in every process -> what each returned."""
+
+    def pins(self) -> tuple[list[KeptPin], list[str]]:
+        """Learned sessions, and the backends that keep theirs in another system."""
+
+    async def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
+        """Forget those that fit -> their number."""
+
+    def resolvers(self) -> list[Resolved]:
+        """Servers whose names are looked up."""
+
+    def settings(self) -> list[Setting]:
+        """The running configuration."""
 
     async def settle(self) -> bool:
         """Wait until all processes have applied changes and published their counters since.
@@ -133,13 +147,48 @@ def store_url(config: Config, embedded: EmbeddedStore) -> str:
     return config.store.url or embedded.url
 
 
-def find_server(pools: Mapping[str, Pool], backend: str, server: str) -> Server:
-    """The server of that name. Raises UnknownServer with the names that exist."""
+def refuse_stored_pins(config: Config, backend: str | None) -> None:
+    """Raises NotPossible if the backend's session table is in another system."""
+    configured = config.backends.get(backend or "")
+    if configured is not None and configured.pins.has_store:
+        raise NotPossible(
+            f"the pins of {backend} are in its store: delete hermes-lb:pin:{backend}:* there"
+        )
+
+
+def find_backend(pools: Mapping[str, Pool], backend: str) -> Pool:
+    """The backend of that name. Raises UnknownServer with the names that exist."""
     pool = pools.get(backend)
     if pool is None:
         raise UnknownServer(f"there is no backend {backend!r}; there are {', '.join(pools)}")
+    return pool
+
+
+def find_server(pools: Mapping[str, Pool], backend: str, server: str) -> Server:
+    """The server of that name. Raises UnknownServer with the names that exist."""
+    pool = find_backend(pools, backend)
     found = pool.find(server)
     if found is None:
         names = ", ".join(s.name for s in pool.servers)
         raise UnknownServer(f"backend {backend} has no server {server!r}; it has {names}")
     return found
+
+
+def carried_over(pools: Mapping[str, Pool]) -> Callable[[], None]:
+    """Notes what operators have set -> sets it on servers that have another address by then.
+
+    A pool takes the same name at another address for another server, which it is in a reload.
+    """
+    noted = {(name, server.name): server for name, pool in pools.items() for server in pool.servers}
+
+    def carry() -> None:
+        for name, pool in pools.items():
+            for server in pool.servers:
+                before = noted.get((name, server.name))
+                if before is not None and before is not server:
+                    server.set_admin(admins[name, server.name])
+                    server.set_weight(before.operator_weight)
+
+    # A pool puts the servers that it removes into maintenance.
+    admins = {key: server.admin for key, server in noted.items()}
+    return carry

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from hermes_lb.control.api import error_response
+from hermes_lb.control.errors import error_response
 from hermes_lb.control.guard import HEADERS
 
 if TYPE_CHECKING:

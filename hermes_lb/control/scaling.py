@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aiohttp import web
-
+from hermes_lb.control import shapes
+from hermes_lb.control.endpoints import get
 from hermes_lb.control.history import available
-from hermes_lb.control.operator import UnknownServer
+from hermes_lb.control.operator import find_backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from aiohttp import web
 
     from hermes_lb.backends import Pool
     from hermes_lb.control.operator import Operator
@@ -54,7 +56,7 @@ class Scaling:
             else:
                 self._queued_since.pop(name, None)
 
-    def describe(self, name: str, now: float) -> dict[str, float]:
+    def describe(self, name: str, now: float) -> shapes.Scaling:
         """The numbers of one backend. Rates are 0 until there are two readings."""
         pool = self._pools[name]
         readings = self._readings.get(name, ())
@@ -89,27 +91,26 @@ def _read(pool: Pool, now: float) -> Reading:
 
 
 class ScalingApi:
-    """The handlers."""
+    """The handlers. `scaling` has to be sampled."""
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
         self.scaling = Scaling(operator.observed.pools)
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/api/v1/scaling", self._all),
-            web.get("/api/v1/scaling/{backend}", self._one),
-        ]
-
-    async def _all(self, request: web.Request) -> web.Response:
+    @get(
+        "scaling", "The load of each backend, for autoscalers",
+        answers=dict[str, shapes.Scaling],
+    )  # fmt: skip
+    async def all(self, request: web.Request) -> dict[str, shapes.Scaling]:
         self._operator.observed.refresh()
         now = self._operator.now()
-        pools = self._operator.observed.pools
-        return web.json_response({name: self.scaling.describe(name, now) for name in pools})
+        return {name: self.scaling.describe(name, now) for name in self._operator.observed.pools}
 
-    async def _one(self, request: web.Request) -> web.Response:
-        name, pools = request.match_info["backend"], self._operator.observed.pools
-        if name not in pools:
-            raise UnknownServer(f"there is no backend {name!r}; there are {', '.join(pools)}")
+    @get(
+        "scaling/{backend}", "The load of one backend, for autoscalers",
+        answers=shapes.Scaling, errors=(404,),
+    )  # fmt: skip
+    async def one(self, request: web.Request) -> shapes.Scaling:
+        pool = find_backend(self._operator.observed.pools, request.match_info["backend"])
         self._operator.observed.refresh()
-        return web.json_response(self.scaling.describe(name, self._operator.now()))
+        return self.scaling.describe(pool.name, self._operator.now())

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from aiohttp import web
-
-from hermes_lb.control.errors import ApiError, number_of
+from hermes_lb.control import shapes
+from hermes_lb.control.endpoints import delete, get
+from hermes_lb.control.errors import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from aiohttp import web
 
     from hermes_lb.control.operator import Operator
     from hermes_lb.turns.store.inventory import Inventory
 
 logger = logging.getLogger("hermes_lb.admin")
-
-_MOST_ROWS = 1000
 
 
 class TurnsApi:
@@ -26,13 +26,6 @@ class TurnsApi:
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
-
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/api/v1/turns", self._list),
-            web.delete("/api/v1/turns", self._purge),
-            web.delete("/api/v1/turns/{id}", self._cancel),
-        ]
 
     @asynccontextmanager
     async def _inventory(self) -> AsyncIterator[Inventory]:
@@ -48,24 +41,34 @@ class TurnsApi:
         finally:
             await inventory.close()
 
-    async def _list(self, request: web.Request) -> web.Response:
-        limit = number_of(request, "limit", 100, most=_MOST_ROWS)
+    @get(
+        "turns", "Turns in the store, newest first, of all balancers that share it",
+        answers=shapes.Turns, query=shapes.WhichTurns, errors=(409, 503),
+    )  # fmt: skip
+    async def turns(self, request: web.Request, which: shapes.WhichTurns) -> shapes.Turns:
         async with self._inventory() as inventory:
-            rows = await inventory.turns(request.query.get("id", ""), limit)
-        return web.json_response({"turns": rows})
+            rows = await inventory.turns(which.id, which.limit)
+        return {"turns": cast("list[shapes.Turn]", rows)}
 
-    async def _cancel(self, request: web.Request) -> web.Response:
+    @delete(
+        "turns", "Cancel and delete all turns of a principal, with their responses",
+        answers=shapes.Purged, query=shapes.WhichPrincipal, errors=(409, 503),
+    )  # fmt: skip
+    async def purge(self, request: web.Request, which: shapes.WhichPrincipal) -> shapes.Purged:
+        async with self._inventory() as inventory:
+            count = await inventory.purge(which.principal)
+        logger.info("principal %s: %d turns were deleted by an operator", which.principal, count)
+        return {"purged": count}
+
+    @delete(
+        "turns/{id}", "Ask for the cancellation of a turn; the id is as the list shows it",
+        answers=shapes.Cancelled, errors=(404, 409, 503),
+    )  # fmt: skip
+    async def cancel(self, request: web.Request) -> shapes.Cancelled:
         turn = request.match_info["id"]
         async with self._inventory() as inventory:
             count = await inventory.cancel(turn)
         if not count:
             raise ApiError(404, "there is no turn whose id begins so")
         logger.info("turn %s: its cancellation was asked for by an operator", turn)
-        return web.json_response({"cancelled": count})
-
-    async def _purge(self, request: web.Request) -> web.Response:
-        principal = request.query.get("principal", "")
-        async with self._inventory() as inventory:
-            count = await inventory.purge(principal)
-        logger.info("principal %s: %d turns were deleted by an operator", principal, count)
-        return web.json_response({"purged": count})
+        return {"cancelled": count}

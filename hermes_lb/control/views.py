@@ -1,4 +1,4 @@
-"""The admin listener's answers, as plain values. Their schemas: `control.schemas`.
+"""The admin listener's answers, as plain values of `control.shapes`.
 
 Times are Unix seconds, durations seconds. `now` is the data path's clock.
 """
@@ -6,7 +6,7 @@ Times are Unix seconds, durations seconds. `now` is the data path's clock.
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.backends.histogram import quantiles
 from hermes_lb.config.resolved import source_of
@@ -17,13 +17,14 @@ from hermes_lb.observe.termination import PHASE, WHO
 if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server
     from hermes_lb.config import Frontend
-    from hermes_lb.control.history import History
+    from hermes_lb.control import shapes
+    from hermes_lb.control.history import History, Key
     from hermes_lb.control.operator import Operator
     from hermes_lb.observe.observed import Observed, ProcessView
     from hermes_lb.observe.recent import Abort
 
 
-def describe_status(operator: Operator) -> dict[str, Any]:
+def describe_status(operator: Operator, history: History | None = None) -> shapes.Status:
     """The balancer as a whole, and each backend in a line."""
     observed, now = operator.observed, operator.now()
     upkeep = observed.upkeep
@@ -41,20 +42,43 @@ def describe_status(operator: Operator) -> dict[str, Any]:
         "frontends": [
             {
                 "name": name,
-                **counters.shown(),
+                **_since_cleared(history, (f"frontend {name}", None), counters.shown()),
                 "refused": sum(counters.refused.values()),
                 "routes": routes.get(name, []),  # none: it is no longer configured
             }
             for name, counters in observed.frontends.items()
         ],
-        "certificates": [one._asdict() for one in observed.certificates()],
-        "backends": describe_backends(observed, now),
+        "certificates": [
+            {
+                "frontend": one.frontend,
+                "file": one.file,
+                "names": list(one.names),
+                "not_after": one.not_after,
+            }
+            for one in observed.certificates()
+        ],
+        "backends": describe_backends(observed, now, history),
     }
 
 
-def _describe_routes(frontend: Frontend) -> list[dict[str, Any]]:
+def _since_cleared(history: History | None, key: Key, shown: dict[str, Any]) -> dict[str, Any]:
+    return shown if history is None else history.tallies.since_cleared(key, shown)
+
+
+def counters_of(observed: Observed) -> dict[Key, dict[str, Any]]:
+    """All counters of now, by the keys that they are cleared under."""
+    found: dict[Key, dict[str, Any]] = {}
+    for name, frontend in observed.frontends.items():
+        found[f"frontend {name}", None] = frontend.shown()
+    for name, pool in observed.pools.items():
+        found[name, None] = pool.unserved.shown()
+        found |= {(name, server.name): server.counters.shown() for server in pool.servers}
+    return found
+
+
+def _describe_routes(frontend: Frontend) -> list[shapes.Route]:
     """In the order in which they are compared; the default backend is the last one."""
-    found = [
+    found: list[shapes.Route] = [
         {
             "conditions": route.conditions,
             "backend": route.leads_to,
@@ -65,12 +89,18 @@ def _describe_routes(frontend: Frontend) -> list[dict[str, Any]]:
         for route in frontend.routes
     ]
     if frontend.default_backend is not None:
-        default = {"conditions": "*", "backend": frontend.default_backend, "rules": ""}
-        found.append({**default, "turns": False, "resume": False})
+        default: shapes.Route = {
+            "conditions": "*",
+            "backend": frontend.default_backend,
+            "rules": "",
+            "turns": False,
+            "resume": False,
+        }
+        found.append(default)
     return found
 
 
-def _describe_process(process: ProcessView) -> dict[str, Any]:
+def _describe_process(process: ProcessView) -> shapes.Process:
     lag = process.loop_lag
     p99 = 0.0
     if any(lag.histogram.counts):
@@ -90,7 +120,9 @@ def _describe_process(process: ProcessView) -> dict[str, Any]:
     }
 
 
-def describe_backends(observed: Observed, now: float) -> list[dict[str, Any]]:
+def describe_backends(
+    observed: Observed, now: float, history: History | None = None
+) -> list[shapes.Backend]:
     """One object per backend, in configuration order, with the sum of its servers' counters."""
     return [
         {
@@ -100,7 +132,8 @@ def describe_backends(observed: Observed, now: float) -> list[dict[str, Any]]:
             "in_flight": pool.in_flight,
             "queued": pool.queue_length,
             "resumes": resumes_of(pool),
-            "unserved": pool.unserved.shown(),
+            "unserved": _since_cleared(history, (pool.name, None), pool.unserved.shown()),
+            "tally": history.tallies.of((pool.name, None)) if history else None,
         }
         for pool in observed.pools.values()
     ]
@@ -108,7 +141,7 @@ def describe_backends(observed: Observed, now: float) -> list[dict[str, Any]]:
 
 def describe_servers(
     observed: Observed, now: float, history: History | None = None
-) -> list[dict[str, Any]]:
+) -> list[shapes.Server]:
     """One object per server, in configuration order. `counters` only grow.
 
     For `state` see `hermes_lb.backends.server`. `available` is also false while passive failures
@@ -123,8 +156,9 @@ def describe_servers(
 
 def describe_server(
     pool: Pool, server: Server, now: float, history: History | None = None
-) -> dict[str, Any]:
-    drain = history.drains.get((pool.name, server.name)) if history else None
+) -> shapes.Server:
+    key = pool.name, server.name
+    drain = history.drains.get(key) if history else None
     return {
         "backend": pool.name,
         "name": server.name,
@@ -135,7 +169,7 @@ def describe_server(
         "because": reason(server),
         "available": server.may_serve(now),
         "ejected": _ejection(server, now),
-        "drain": drain and {"since": drain.since, "at_start": drain.at_start},
+        "drain": {"since": drain.since, "at_start": drain.at_start} if drain else None,
         "weight": server.full_weight if server.warmth == 1.0 else round(server.weight, 3),
         "full_weight": server.full_weight,
         "configured_weight": server.config.weight,
@@ -147,41 +181,82 @@ def describe_server(
         "checked": server.is_checked,
         "last_check": server.last_check,
         "ejections": server.ejections,
-        "counters": server.counters.shown(),
+        "counters": _since_cleared(history, key, server.counters.shown()),
+        "tally": history.tallies.of(key) if history else None,
     }
 
 
-def _ejection(server: Server, now: float) -> dict[str, Any] | None:
+def _ejection(server: Server, now: float) -> shapes.Ejection | None:
     if not server.is_ejected:
         return None
     left = max(0.0, server.ejected_until - now)
     return {"seconds_left": round(left, 1), "because": server.ejected_because}
 
 
-def describe_moment(operator: Operator, history: History, wall: float) -> dict[str, Any]:
+def describe_moment(operator: Operator, history: History, wall: float) -> shapes.Moment:
     """What the dashboard shows each second: status, and the last samples."""
-    observed, now = operator.observed, operator.now()
     latest = history.spans["5m"].latest
-    servers = describe_servers(observed, now, history)
-    for server in servers:
-        del server["counters"]
-        server["sample"] = latest((server["backend"], server["name"]))
-    status = describe_status(operator)
-    for backend in status["backends"]:
-        del backend["unserved"]
-        backend["sample"] = latest((backend["name"], None))
+    status = describe_status(operator, history)
+    sampled: dict[str, Any] = {
+        **status,
+        "backends": [
+            {**backend, "sample": latest((backend["name"], None))} for backend in status["backends"]
+        ],
+    }
     return {
         "time": wall,
         "sampled_at": history.spans["5m"].wall,
-        "status": status,
-        "servers": servers,
+        "status": cast("shapes.SampledStatus", sampled),
+        "servers": [
+            {**server, "sample": latest((server["backend"], server["name"]))}
+            for server in describe_servers(operator.observed, operator.now(), history)
+        ],
+        "gone": [],
+        "is_whole": True,
         "last_change": history.changes[-1].number if history.changes else 0,
         "last_abort": operator.recent.last,
     }
 
 
-def describe_abort(abort: Abort) -> dict[str, Any]:
+def news(before: shapes.Moment | None, moment: shapes.Moment) -> shapes.Moment:
+    """A moment without the servers that are as in the one before; all, if there is none."""
+    if before is None:
+        return moment
+    known = {(one["backend"], one["name"]): one for one in before["servers"]}
+    changed = [
+        server
+        for server in moment["servers"]
+        if known.pop((server["backend"], server["name"]), None) != server
+    ]
+    gone = [f"{backend}/{name}" for backend, name in known]
+    return {**moment, "servers": changed, "gone": gone, "is_whole": False}
+
+
+def describe_abort(abort: Abort) -> shapes.Abort:
     """An entry of `recent`, with its termination code in words."""
     who, phase = abort["termination"][:2]
     means = f"{WHO.get(who, who)}; waited for {PHASE.get(phase, phase)}"
-    return {**abort, "means": means}
+    return cast("shapes.Abort", {**abort, "means": means})
+
+
+def describe_refusals(observed: Observed) -> list[shapes.Refusal]:
+    """Why requests were refused, the most frequent reason first; and what servers failed by."""
+    found: list[shapes.Refusal] = [
+        {"where": f"frontend {name}", "status": status, "count": count, "because": because}
+        for name, counters in observed.frontends.items()
+        for (status, because), count in counters.refused.items()
+    ]
+    for pool in observed.pools.values():
+        for server in pool.servers:
+            counted = server.counters
+            count = counted.connect_errors + counted.aborted_by_server
+            if count or server.fails:
+                found.append(
+                    {
+                        "where": f"{pool.name}/{server.name}",
+                        "status": None,
+                        "count": max(count, server.fails),
+                        "because": server.failed_because or "connections failed, or were cut",
+                    }
+                )
+    return sorted(found, key=lambda row: -row["count"])

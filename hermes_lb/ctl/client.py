@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import ssl
 import time
+from fnmatch import fnmatchcase
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -22,11 +24,17 @@ _KEYS = {
     "status": ("version", "backends", "frontends", "processes"),
     "servers": _SERVER,
     "sessions": ("total", "sessions"),
+    "recent": ("number", "termination"),
+    "changes": ("number", "state"),
+    "errors": ("where", "count", "because"),
+    "resolvers": ("backend", "host"),
+    "config": ("key", "value", "origin"),
     "turns": ("turns",),
     "reload": ("changes",),
     "upgrade": ("status",),
 }
 _MOMENT = ("time", "status", "servers")
+_PATTERN = frozenset("*?[")
 _EVENTS = "text/event-stream"
 _MOST_ROWS = 1000  # sessions in an answer
 
@@ -92,9 +100,31 @@ class AdminClient:
         servers = self.get("servers")
         if is_busy:
             servers += self._removed(map(_full, servers))
+        return dict(self._named(servers, name))
+
+    def find_all(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """The servers of these names and patterns, as `chosen`. Raises CtlError."""
+        servers: list[dict[str, Any]] = self.get("servers")
+        return self.chosen(servers, names)
+
+    def chosen(self, servers: list[dict[str, Any]], names: Iterable[str]) -> list[dict[str, Any]]:
+        """Those of `servers` that are meant, in their order. Raises CtlError for a wrong name."""
+        wanted: list[dict[str, Any]] = []
+        for name in names:
+            if _PATTERN.isdisjoint(name):
+                wanted.append(self._named(servers, name))
+                continue
+            shown = _full if "/" in name else itemgetter("name")
+            matching = [server for server in servers if fnmatchcase(shown(server), name)]
+            if not matching:
+                raise CtlError(f"no server matches {name!r}")
+            wanted += matching
+        return [server for server in servers if server in wanted]
+
+    def _named(self, servers: list[dict[str, Any]], name: str) -> dict[str, Any]:
         found = [s for s in servers if name in (s["name"], _full(s))]
         if len(found) == 1:
-            return dict(found[0])
+            return found[0]
         if found:
             names = " or ".join(map(_full, found))
             raise CtlError(f"several servers are called {name}: write {names}")
@@ -129,9 +159,30 @@ class AdminClient:
         named = urlencode({"backend": server["backend"], "server": server["name"]})
         return int(self.get(f"sessions?limit=0&{named}")["total"])
 
-    def change(self, server: dict[str, Any], what: str, value: str | int | None) -> dict[str, Any]:
-        """Set its "state" or "weight" -> the changed server."""
+    def change(self, server: dict[str, Any], what: str, value: Any) -> dict[str, Any]:
+        """Set its "state", "weight", "health" or "options" -> the changed server."""
         return dict(self._send("PUT", f"{_path(server)}/{what}", {what: value}, _SERVER))
+
+    def add_server(self, backend: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Add it -> the server."""
+        return dict(self._send("POST", f"servers/{quote(backend, safe='')}", body, _SERVER))
+
+    def remove_server(self, server: dict[str, Any]) -> dict[str, Any]:
+        return dict(self._send("DELETE", _path(server), None, ("changes",)))
+
+    def kill_session(self, session: str) -> dict[str, Any]:
+        """Cut one request."""
+        return dict(self._send("DELETE", f"sessions/{quote(session, safe='')}", None, ("ended",)))
+
+    def pins(self, **which: Any) -> dict[str, Any]:
+        return dict(self._send("GET", f"pins?{_query(which)}", None, ("total", "pins")))
+
+    def clear_pins(self, **which: Any) -> int:
+        """Forget those that fit -> their number."""
+        return int(self._send("DELETE", f"pins?{_query(which)}", None, ("cleared",))["cleared"])
+
+    def clear_counters(self) -> dict[str, Any]:
+        return dict(self._send("DELETE", "counters", None, ("cleared",)))
 
     def end_sessions(self, server: dict[str, Any]) -> int:
         """Cut its requests -> their number."""
@@ -177,9 +228,10 @@ class AdminClient:
             if response.status != 200 or response.headers.get_content_type() != _EVENTS:
                 self._json(response, _PATIENCE)
                 raise self._not_an_admin_listener()
+            servers: dict[str, Any] = {}
             while line := self._line(response):
                 if line.startswith(b"data: "):
-                    yield self._known(self._parsed(line[6:]), _MOMENT)
+                    yield _merged(self._known(self._parsed(line[6:]), _MOMENT), servers)
 
     def _parsed(self, text: bytes) -> Any:
         try:
@@ -266,6 +318,23 @@ class AdminClient:
     def _not_an_admin_listener(self) -> CtlError:
         hint = " (or it uses TLS: write https://)" if self._scheme == "http" else ""
         return CtlError(f"what answers at {self.url} is no admin listener of hermes-lb{hint}")
+
+
+def _merged(moment: dict[str, Any], servers: dict[str, Any]) -> dict[str, Any]:
+    """With all servers: an event has only those that differ from the event before.
+
+    `servers` are those so far. Older balancers send all of them each time.
+    """
+    if moment.get("is_whole", True):
+        servers.clear()
+    servers.update((_full(server), server) for server in moment["servers"])
+    for name in moment.get("gone", ()):
+        servers.pop(name, None)
+    return {**moment, "servers": list(servers.values())}
+
+
+def _query(which: dict[str, Any]) -> str:
+    return urlencode({key: value for key, value in which.items() if value is not None})
 
 
 def _path(server: dict[str, Any]) -> str:

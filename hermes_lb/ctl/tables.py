@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from operator import itemgetter
@@ -13,11 +14,26 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import ConsoleOptions, JustifyMethod, RenderResult
 
-Row = dict[str, Any]
+    from hermes_lb.control.shapes import (
+        Abort,
+        Backend,
+        Certificate,
+        Change,
+        Pins,
+        Refusal,
+        Resolved,
+        Route,
+        Server,
+        Session,
+        Sessions,
+        Setting,
+        Status,
+        Turns,
+    )
 
 _GREY = "bright_black"
 
@@ -95,7 +111,7 @@ class Table:
         return shown
 
 
-def status(answer: Row) -> Iterable[Table | Text]:
+def status(answer: Status) -> Iterable[Table | Text]:
     now = time.time()
     draining = ", draining" if answer["is_draining"] else ""
     yield Text(
@@ -148,12 +164,12 @@ def status(answer: Row) -> Iterable[Table | Text]:
     )  # fmt: skip
 
 
-def _streams(route: Row) -> str:
+def _streams(route: Route) -> str:
     """What protects the streams of a route: "turns, resume"."""
     return ", ".join(each for each in ("turns", "resume") if route[each])
 
 
-def servers(rows: Iterable[Row]) -> Iterable[Table]:
+def servers(rows: Iterable[Server]) -> Iterable[Table]:
     yield Table(
         ["SERVER", "ADDRESS", "SOURCE", "STATE", "WHY", ">IN FLIGHT", ">QUEUED", ">WEIGHT",
          ">REQUESTS", ">5XX", ">ABORTED"],
@@ -178,11 +194,115 @@ def servers(rows: Iterable[Row]) -> Iterable[Table]:
     )  # fmt: skip
 
 
+def servers_in_full(rows: Iterable[Server]) -> Iterable[Table]:
+    yield Table(
+        ["SERVER", "STATE", ">SINCE", ">REQUESTS", ">5XX", ">IN", ">OUT", ">RETRIES", ">CONNECT",
+         ">BY CLIENT", ">BY SERVER", ">MOST AT A TIME", ">MOST/S", ">DOWNS", ">DOWNTIME"],
+        [
+            (f"{s['backend']}/{s['name']}", state(s), *_tallied(s),)
+            for s in rows
+        ],
+        less=["BY CLIENT", "CONNECT", "RETRIES", "MOST/S", "DOWNS", "IN", "MOST AT A TIME"],
+    )  # fmt: skip
+
+
+def _tallied(server: Server) -> list[str]:
+    counters, tally = server["counters"], server["tally"]
+    numbers = [
+        sum(counters["responses"].values()), counters["responses"]["5xx"], counters["bytes_in"],
+        counters["bytes_out"], counters["retries"], counters["connect_errors"],
+        counters["aborted_by_client"], counters["aborted_by_server"],
+    ]  # fmt: skip
+    counted = [count(number) for number in numbers]
+    if tally is None:
+        return ["-", *counted, "-", "-", "-", "-"]
+    changed_at, limit = tally["changed_at"], server["max_connections"]
+    most = count(tally["max_in_flight"]) + (f"/{limit}" if limit else "")
+    return [
+        "-" if changed_at is None else duration(time.time() - changed_at), *counted, most,
+        count(tally["max_rate"]), count(tally["downs"]), duration(tally["downtime"]),
+    ]  # fmt: skip
+
+
+def aborts(rows: Iterable[Abort]) -> Iterable[Table]:
+    yield Table(
+        ["AT", "CODE", "STATUS", ">AFTER", "SERVER", "CLIENT", "WHY", "REQUEST"],
+        [
+            (_clock(a["at"]), a["termination"], str(a["status"]) if a["status"] > 0 else "-",
+             latency(a["duration_ms"] / 1000),
+             "/".join(part for part in (a["backend"], a["server"]) if part) or a["frontend"],
+             printable(a["client"]), printable(a["reason"] or a["means"]),
+             printable(a["request"]))
+            for a in rows
+        ],
+        less=["CLIENT", "STATUS", "REQUEST", "AFTER"],
+    )  # fmt: skip
+
+
+def changes(rows: Iterable[Change]) -> Iterable[Table]:
+    yield Table(
+        ["AT", "SERVER", "STATE", "WHY"],
+        [
+            (_clock(c["time"]), f"{c['backend']}/{c['server']}",
+             Text(c["state"], STYLES.get(c["state"], "")), printable(c["because"]))
+            for c in rows
+        ],
+    )  # fmt: skip
+
+
+def errors(rows: Iterable[Refusal]) -> Iterable[Table]:
+    yield Table(
+        ["WHERE", "STATUS", ">COUNT", "WHY"],
+        [
+            (r["where"], str(r["status"] or "-"), count(r["count"]), printable(r["because"]))
+            for r in rows
+        ],
+    )
+
+
+def pins(answer: Pins) -> Iterable[Table | Text]:
+    yield Table(
+        ["ID", "SERVER"], [(p["id"], f"{p['backend']}/{p['server']}") for p in answer["pins"]]
+    )
+    if (more := answer["total"] - len(answer["pins"])) > 0:
+        yield Text(f"and {count(more)} more: --limit N shows them")
+    if answer["elsewhere"]:
+        yield Text(f"in a store of their own: {', '.join(answer['elsewhere'])}")
+
+
+def resolvers(rows: Iterable[Resolved]) -> Iterable[Table]:
+    yield Table(
+        ["SERVER", "NAME", "STATE", ">EVERY", ">FAILURES", "ADDRESSES"],
+        [
+            (f"{r['backend']}/{r['server']}", printable(r["host"]),
+             Text("failing", "red bold") if r["is_failing"] else "ok", duration(r["interval"]),
+             count(r["failures"]), ", ".join(r["addresses"]) or "-")
+            for r in rows
+        ],
+        less=["EVERY", "FAILURES"],
+    )  # fmt: skip
+
+
+def config(rows: Iterable[Setting]) -> Iterable[Table]:
+    yield Table(
+        ["KEY", "VALUE", "ORIGIN"],
+        [
+            (printable(r["key"]), printable(json.dumps(r["value"], ensure_ascii=False)),
+             printable(r["origin"]))
+            for r in rows
+        ],
+    )  # fmt: skip
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
 # Seconds before a certificate expires: those that the alerts have.
 _EXPIRES_SOON, _EXPIRES_NOW = 14 * 86_400, 2 * 86_400
 
 
-def certificates(rows: Iterable[Row]) -> Iterable[Table]:
+def certificates(rows: Iterable[Certificate]) -> Iterable[Table]:
     now = time.time()
     yield Table(
         ["FRONTEND", "NAMES", "EXPIRES", ">IN", "FILE"],
@@ -206,14 +326,16 @@ def _left(seconds: float) -> Text:
     return Text(duration(seconds), style)
 
 
-def sessions(answer: Row) -> Iterable[Table | Text]:
+def sessions(answer: Sessions) -> Iterable[Table | Text]:
     rows = answer["sessions"]
     yield Table(
-        ["CLIENT", "HTTP", "SERVER", "KIND", "PHASE", ">FOR", ">IN", ">OUT", "PINNED", "REQUEST"],
+        ["ID", "CLIENT", "HTTP", "SERVER", "KIND", "PHASE", ">FOR", ">IN", ">OUT", "PINNED",
+         "REQUEST"],
         [
-            (s["client"] or "-", version(s), f"{s['backend']}/{s['server'] or '-'}", s["kind"],
-             s["phase"], duration(s["seconds"]), count(s["bytes_in"]), count(s["bytes_out"]),
-             s["pinned_by"] or "-", printable(f"{s['method']} {s['target']}"))
+            (s["id"], s["client"] or "-", version(s), f"{s['backend']}/{s['server'] or '-'}",
+             s["kind"], s["phase"], duration(s["seconds"]), count(s["bytes_in"]),
+             count(s["bytes_out"]), s["pinned_by"] or "-",
+             printable(f"{s['method']} {s['target']}"))
             for s in rows
         ],
         less=["PINNED", "IN", "OUT", "HTTP", "KIND", "CLIENT", "PHASE", "REQUEST"],
@@ -222,7 +344,7 @@ def sessions(answer: Row) -> Iterable[Table | Text]:
         yield Text(f"and {count(more)} more: --limit N shows them")
 
 
-def turns(answer: Row) -> Iterable[Table | Text]:
+def turns(answer: Turns) -> Iterable[Table | Text]:
     now = time.time()
     yield Table(
         ["TURN", "STATE", "WHY", "SERVER", ">BEGUN", ">TOOK", "KEY", "SESSION", ">ATTEMPT"],
@@ -237,19 +359,19 @@ def turns(answer: Row) -> Iterable[Table | Text]:
     )  # fmt: skip
 
 
-def state(server: Row) -> Text:
+def state(server: Mapping[str, Any]) -> Text:
     """Green only if a check has said so. Older balancers do not have `checked`."""
     is_assumed = server["state"] == "up" and not server.get("checked", True)
     return Text(server["state"], _GREY if is_assumed else STYLES.get(server["state"], ""))
 
 
-def version(session: Row) -> str:
+def version(session: Session) -> str:
     """Of HTTP, with the stream: "1.1", "2.0/17"."""
     stream = session["stream"]
     return f"{session['version']}/{stream}" if stream else str(session["version"])
 
 
-def resumes(backend: Row) -> tuple[str, str]:
+def resumes(backend: Backend) -> tuple[str, str]:
     """Streams whose server was lost: resumed, and cut."""
     outcomes = backend["resumes"]
     return (
@@ -258,7 +380,7 @@ def resumes(backend: Row) -> tuple[str, str]:
     )
 
 
-def flight(server: Row) -> str:
+def flight(server: Mapping[str, Any]) -> str:
     most = server["max_connections"]
     return count(server["in_flight"]) + (f"/{most}" if most else "")
 

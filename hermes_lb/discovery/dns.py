@@ -132,6 +132,21 @@ class Resolver:
             for name, backend in self._configured.items()
         }
 
+    def listed(self, failures: Mapping[str, int]) -> list[dict[str, Any]]:
+        """For an operator. `failures`: look-ups that came to nothing, by backend."""
+        return [
+            {
+                "backend": one.backend,
+                "server": one.server.name,
+                "host": one.host,
+                "interval": one.interval,
+                "addresses": list(one.known.addresses),
+                "is_failing": one.is_failing,
+                "failures": failures.get(one.backend, 0),
+            }
+            for one in self._names.values()
+        ]
+
     @property
     def state(self) -> list[list[Any]]:
         """The known addresses, fit for JSON, for `restore` after an upgrade."""

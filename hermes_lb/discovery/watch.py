@@ -182,7 +182,7 @@ class Watch:
             self._changed(self.backend, Delta(changed, gone))
 
     def _made(self, endpoints: dict[str, Endpoint]) -> dict[str, DiscoveredServer | None]:
-        """None: the balancer can't use its name or its address."""
+        """None: the balancer cannot use its name or its address."""
         made: dict[str, DiscoveredServer | None] = {}
         for name, endpoint in endpoints.items():
             try:

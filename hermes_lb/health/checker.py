@@ -132,6 +132,7 @@ class HealthChecker:
         self._pools = pools
         self._targets: dict[Server, _Target] = {}
         self._known = set(known)  # checked or not
+        self._forced: set[Server] = set()  # an operator has set their health
         self._watches: dict[_Target, asyncio.Task[None]] = {}
         self._retarget(configured)
 
@@ -168,11 +169,42 @@ class HealthChecker:
         if self._is_running:
             self._watch_all()
 
+    def force(self, server: Server, up: bool | None) -> None:
+        """Set a server up or down whatever its checks say; None: as they say.
+
+        Checks of a server that is set so are suspended. Then they go on from there: as after a
+        maintenance, the first bad one takes it down, the first good ones bring it up.
+        """
+        target = self._targets.get(server)
+        if up is None:
+            self._forced.discard(server)
+            if target is None:
+                server.set_up(True, "")
+            else:
+                health = target.health
+                target.state = RiseFall(health.rise, health.fall, up=server.is_healthy)
+            return
+        self._forced.add(server)
+        if target is not None:
+            target.maintenances = server.maintenances
+        server.set_up(up, f"set {'up' if up else 'down'} by an operator")
+
+    @property
+    def forced(self) -> list[tuple[str, str]]:
+        """Backend and name of each server whose health an operator has set."""
+        return [
+            (name, server.name)
+            for name, pool in self._pools.items()
+            for server in pool.servers
+            if server in self._forced
+        ]
+
     def discover(self, backend: str, changed: Iterable[Server], removed: Iterable[Server]) -> None:
         """Servers of a backend's discovery are new or have another address, or are gone. The costs
         are those of these servers."""
         for server in removed:
             self._known.discard(server)
+            self._forced.discard(server)
             target = self._targets.pop(server, None)
             if target is not None and (watch := self._watches.pop(target, None)) is not None:
                 watch.cancel()
@@ -215,6 +247,7 @@ class HealthChecker:
                 target.dialer = dialer.to(server.config, dialer.protocol)  # from the next check on
                 self._targets[server] = target
         self._known = {server for pool in self._pools.values() for server in pool.servers}
+        self._forced &= self._known
 
     def _target(self, pool: Pool, server: Server, health: ProbeOptions) -> _Target:
         probe = self._probes.get(pool.name)
@@ -251,6 +284,10 @@ class HealthChecker:
         server = target.server
         if server.admin == "maint":
             return
+        if server in self._forced:
+            if target.maintenances == server.maintenances:
+                return
+            self._forced.discard(server)  # a maintenance ends that, too
         if target.maintenances != server.maintenances:
             target.reset()
         began = self._clock()
@@ -258,7 +295,7 @@ class HealthChecker:
         if result is None:
             return
         moves = result.is_silent and target.state.is_up and await self._is_streaming(target)
-        if target.maintenances == server.maintenances:
+        if target.maintenances == server.maintenances and server not in self._forced:
             if result.passed:
                 target.pool.check_passed(server, began)
             self._judge(target, result, moves=moves)

@@ -18,5 +18,6 @@ metrics       Prometheus' text format
 recent        the last requests that ended badly
 loop_lag      how late the event loop is
 certificates  those in use, and when they expire
+spans         OpenTelemetry's spans of requests, exported by OTLP
 usage         CPU, memory and descriptors of a process
 """

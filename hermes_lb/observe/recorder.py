@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from hermes_lb import config
     from hermes_lb.observe.record import LogRecord
+    from hermes_lb.observe.spans import Spans
 
 
 class Format(NamedTuple):
@@ -36,9 +37,10 @@ class Recorder:
     - `captures`: the format shows fields of the head that nothing else needs.
     - `sampler`: None if every request has a line.
     - `makes_traces`: a request that comes without a trace gets one.
+    - `spans`: exports spans of requests; None: there are none.
     """
 
-    __slots__ = ("captures", "line", "makes_traces", "sampler")
+    __slots__ = ("captures", "line", "makes_traces", "sampler", "spans")
 
     def __init__(self, configured: config.Log) -> None:
         self.line, captures = FORMATS[configured.format]
@@ -46,4 +48,9 @@ class Recorder:
             self.line = partial(httplog.line, shows_trace=True)
         self.captures = captures and configured.access != "off"
         self.makes_traces = configured.traceparent == "make"
+        self.spans: Spans | None = None
+        if configured.otlp is not None:
+            from hermes_lb.observe.spans import Spans  # the SDK takes 0.2 s
+
+            self.spans = Spans.to(configured.otlp, configured.tag)
         self.sampler = sampler_of(configured.sample, configured.slow)

@@ -50,7 +50,7 @@ def admit(exchange: Exchange, now: float) -> bool:
                 return False
             if (policy := exchange.policy) is not None:  # of the backend that was chosen
                 limits, rates = policy, policy.rates
-        exchange.backend, exchange.is_logged, exchange.rules, _ = destination
+        exchange.backend, exchange.is_logged, exchange.rules, _, _ = destination
         if head.method == b"TRACE" and not frontend.allows_trace:
             raise RequestRefused(405, "TRACE is not served")
         if head.length > limits.most_in_body:
@@ -65,7 +65,9 @@ def admit(exchange: Exchange, now: float) -> bool:
             raise RequestRefused(429, "too many requests from this address", retry_after=wait)
         if not head.request_id:
             head.request_id = context.identity.new_request_id()
-        if not head.trace_id and recorder.makes_traces:
+        if recorder.spans is not None:
+            recorder.spans.begin(head)
+        elif not head.trace_id and recorder.makes_traces:
             context.traces.start(head)
         host, via = head.host or backend.host, frontend.via[head.version]
         exchange.request_head = build_request(head, host, identity, forwarded_host, via)
@@ -104,7 +106,8 @@ def _by_policy(
         exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
         return None
     if policy.split is not None:
-        destination = policy.split.choose(head, exchange.client_address, now)
+        choice = policy.split.choose(head, exchange.client_address, now)
+        destination = destination.choices[choice]
         exchange.policy = policy = destination.policy or policy
     exchange.limits = policy.phase_limits
     return destination

@@ -1057,6 +1057,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             "server": server.name if server is not None else None,
             "kind": "tunnel" if is_tunnel else "stream" if self.is_stream else "request",
             "phase": self.letter,
+            "began": self.head_at,
             "seconds": round(now - self.head_at, 3),
             "method": head.method.decode("latin-1"),
             "target": head.target.partition(b"?")[0].decode("latin-1"),

@@ -14,20 +14,28 @@ if TYPE_CHECKING:
 
 
 def running_sessions(live: LiveConnections, now: float, process: int) -> list[dict[str, Any]]:
-    """A row for each, of plain values (`control.operator.Session`)."""
-    return [{"process": process, **one.describe(now)} for one in _all(live)]
+    """A row for each, of plain values (`control.shapes.Session`)."""
+    return [_row(one, now, process) for one in _all(live)]
 
 
-def end_sessions(live: LiveConnections, now: float, backend: str, server: str) -> int:
-    """Cut the requests on a server -> their number. Their clients see it, and the log has a K.
+def _row(one: ResponseSink, now: float, process: int) -> dict[str, Any]:
+    row = dict(one.describe(now))
+    # As HAProxy's, an address; which another request may get, but not with the same beginning.
+    began = row.pop("began")
+    return {"id": f"{process}-{id(one):x}-{int(began * 1000):x}", "process": process, **row}
 
-    Abandoned requests, which have no client, are logged already. The server is given by name: it
-    may have been removed from its backend while its requests continue.
+
+def end_sessions(live: LiveConnections, now: float, process: int, **wanted: str | None) -> int:
+    """Cut the requests whose rows have these values -> their number.
+
+    Their clients see it, and the log has a K. Abandoned requests, which have no client, are logged
+    already. A server is given by name: it may have been removed from its backend while its requests
+    continue.
     """
     doomed = []
     for one in _all(live):
-        row = one.describe(now)
-        if (row["backend"], row["server"]) == (backend, server):
+        row = _row(one, now, process)
+        if all(row[field] == value for field, value in wanted.items()):
             doomed.append(one)
     for one in doomed:
         one.shut_down()

@@ -57,16 +57,21 @@ def record_exchange(exchange: Exchange, now: float, termination: str) -> None:
             _count_abort(counters, termination)
     context = exchange.context
     recorder, log = context.log.recorder, context.log.access_log
+    spans = recorder.spans
     policy = exchange.policy
     sampler = recorder.sampler if policy is None else policy.sampler
     record: LogRecord | None = None
     if (
-        log.enabled
+        (log.enabled or spans is not None)
         and exchange.is_logged
         and (sampler is None or _is_wanted(exchange, termination, sampler))
     ):
         record = _of_exchange(exchange, now, termination)
-        log.write(recorder.line(record))
+        if log.enabled:
+            log.write(recorder.line(record))
+        if spans is not None:
+            at = exchange.response_at
+            spans.end(record, exchange.is_stream, at - exchange.started_at if at >= 0.0 else None)
     if termination != "--" and _went_wrong(termination):
         record = record or _of_exchange(exchange, now, termination)
         context.recent.add(recent.abort(record, now + context.wall_clock.offset))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hermes_lb.config import Config
+from hermes_lb.config.runtime import RuntimeServers, checked
+from hermes_lb.errors import reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from hermes_lb.observe.observed import Upkeep
     from hermes_lb.workers.kept_files import KeptFiles
     from hermes_lb.workers.shared_state import SharedState
+
+logger = logging.getLogger("hermes_lb")
 
 # Fields of `Upkeep` that an upgrade keeps.
 _KEPT = ("started_at", "reloads", "failed_reloads", "process_restarts", "dns_failures")
@@ -86,3 +91,18 @@ def applied(inherited: Mapping[str, Any] | None) -> Config | None:
         if all((backend, server) in has for backend, server, _ in inherited["servers"]):
             return config
     return None
+
+
+def inherited_servers(inherited: Mapping[str, Any] | None, config: Config) -> RuntimeServers:
+    """What operators had changed about the servers, where `config` is not newer."""
+    if inherited is None or "runtime" not in inherited:
+        return RuntimeServers()
+    try:
+        before = Config.inherited(inherited["config"]).backends
+        runtime = RuntimeServers.restored(inherited["runtime"])
+        kept = runtime.after_reload(before, config.backends)
+        checked(config, kept, config.backends)
+    except ValueError as error:
+        logger.error("servers that were set at run time are lost: %s", reason(error))
+        return RuntimeServers()
+    return kept

@@ -11,6 +11,7 @@ from hermes_lb.config.changes import describe_changes, hold_back, refuse_fixed
 from hermes_lb.config.secret_files import refreshed
 from hermes_lb.listen import check_files
 from hermes_lb.observe.sinks import try_sink
+from hermes_lb.observe.spans import check_exporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,8 @@ async def accepted(file: Path | None, before: Config, layout: Layout) -> Accepte
     layout.check(new)
     if new.log != before.log:
         await asyncio.to_thread(try_sink, new.log)
+        if new.log.otlp is not None:
+            check_exporter()
     return Accepted(new, files, changes)
 
 

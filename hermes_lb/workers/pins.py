@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_lb.affinity.stores.base import SharedStore
-from hermes_lb.affinity.stores.memory import MemoryStore
+from hermes_lb.affinity.stores.memory import MemoryStore, pin_id
+from hermes_lb.control.operator import KeptPin
 from hermes_lb.workers.channel import ChannelClosed
 
 if TYPE_CHECKING:
@@ -94,6 +95,20 @@ class AllPins:
         """The name of the server, if the key is known."""
         pins = self._pins.get(message["backend"])
         return pins.find(bytes.fromhex(message["key"]), now) if pins is not None else None
+
+    def listed(self) -> list[KeptPin]:
+        """For an operator."""
+        return [
+            KeptPin(pin_id(key), backend, name)
+            for backend, pins in self._pins.items()
+            for key, name in pins.items()
+        ]
+
+    def clear(self, backend: str | None, server: str | None, pin: str | None) -> int:
+        """Forget those that fit -> their number."""
+        return sum(
+            pins.clear(server, pin) for name, pins in self._pins.items() if backend in (None, name)
+        )
 
     def state(self) -> list[Message]:
         """For the next generation."""

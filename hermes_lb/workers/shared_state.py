@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.config import Config
+    from hermes_lb.control.operator import KeptPin
     from hermes_lb.discovery.watch import Delta
     from hermes_lb.workers.channel import Message
     from hermes_lb.workers.child import Child
@@ -98,8 +99,7 @@ class SharedState:
 
         `prepared` is called with new or changed servers and removed ones before the workers know of
         them: a server that has to pass a check first is not used before. The costs are those of
-        these servers. Raises ValueError if there are not enough rows; the workers are not
-        notified then.
+        these servers. Raises ValueError if there are not enough rows; the workers are not notified.
         """
         pool = self.pools.get(backend)
         if pool is None:
@@ -245,6 +245,14 @@ class SharedState:
         marked_down = [backend, server.name, stands_still]
         message = {"do": "servers", "servers": [], "marked_down": marked_down}
         self._fleet.broadcast(message)
+
+    def pins(self) -> list[KeptPin]:
+        """Learned sessions."""
+        return self._pins.listed()
+
+    def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
+        """Forget those that fit, here only -> their number."""
+        return self._pins.clear(backend, server, pin)
 
     async def settle(self) -> bool:
         """Wait until all workers have applied the decisions so far and published their counters.

@@ -15,8 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hermes_lb.config import ConfigError, load_config
+from hermes_lb.config.dump import settings
+from hermes_lb.config.runtime import RuntimeServers, checked
 from hermes_lb.config.secret_files import watched_files
-from hermes_lb.control.operator import NotPossible, find_server, store_url
+from hermes_lb.control.operator import (
+    NotPossible,
+    carried_over,
+    find_server,
+    refuse_stored_pins,
+    store_url,
+)
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery.discoveries import Discoveries
 from hermes_lb.discovery.dns import Resolver
@@ -28,7 +36,7 @@ from hermes_lb.observe.observed import Observed, Upkeep
 from hermes_lb.tasks import Tasks
 from hermes_lb.turns.store.embedded import default_directory
 from hermes_lb.workers.admin_listener import AdminListener
-from hermes_lb.workers.decisions import Decisions, applied
+from hermes_lb.workers.decisions import Decisions, applied, inherited_servers
 from hermes_lb.workers.fleet import Fleet
 from hermes_lb.workers.kept_files import KeptFiles
 from hermes_lb.workers.limits import within_limits
@@ -44,11 +52,14 @@ from hermes_lb.workers.upgrade import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hermes_lb.backends import Server
     from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config
     from hermes_lb.config import Server as ServerConfig
-    from hermes_lb.control.operator import Session
+    from hermes_lb.control.operator import KeptPin
+    from hermes_lb.control.shapes import Resolved, Session, Setting
     from hermes_lb.discovery.watch import Delta
     from hermes_lb.health.checker import HealthChecker
     from hermes_lb.workers.channel import Message
@@ -104,6 +115,7 @@ class Supervisor:
         self._resolver = Resolver(
             config.backends, self._addresses_changed, rng=random.Random(), failed=upkeep.dns_failed
         )
+        self._runtime = inherited_servers(handover.inherited, config)
         self._discoveries = Discoveries(config.backends, self._discovered, rng=random.Random())
         upkeep.discoveries = self._discoveries.views
         state_file = config.process.state_file
@@ -209,6 +221,9 @@ class Supervisor:
             known = self._decisions.restore(self._handover.inherited)
             self._checks = self._shared.checker(known)
             await self._apply()
+            for backend, server in (self._handover.inherited or {}).get("forced", ()):
+                if (pool := self._shared.pools.get(backend)) and (found := pool.find(server)):
+                    self._checks.force(found, found.is_healthy)
 
     async def drain(self, timeout: float) -> bool:
         """Have all workers stop accepting and finish -> True if they did within `timeout` s."""
@@ -259,8 +274,9 @@ class Supervisor:
 
     @property
     def _resolved(self) -> Config:
-        """The configuration with a server for each resolved address."""
-        return self.config.model_copy(update={"backends": self._resolver.backends})
+        """The configuration with the servers of discovery and of operators."""
+        backends = self._runtime.applied(self._resolver.backends)
+        return self.config.model_copy(update={"backends": backends})
 
     def reopen_logs(self) -> None:
         """Reopen log files by name (after rotation)."""
@@ -303,6 +319,43 @@ class Supervisor:
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
         find_server(self._shared.pools, backend, server).set_weight(weight)
 
+    def set_health(self, backend: str, server: str, up: bool | None) -> None:
+        found = find_server(self._shared.pools, backend, server)
+        assert self._checks is not None, "it was not started"
+        self._checks.force(found, up)
+
+    async def change_servers(self, change: Callable[[RuntimeServers], RuntimeServers]) -> None:
+        async with self._reloading:
+            self._refuse_when_ending()
+            runtime = change(self._runtime)
+            backends = checked(self.config, runtime, self._resolver.backends)
+            self._handover.layout.check(self.config.model_copy(update={"backends": backends}))
+            self._runtime = runtime
+            await self._apply(carried_over(self._shared.pools))
+
+    async def everywhere(self, command: str, **arguments: Any) -> list[Any]:
+        question = {"do": "command", "command": command, "arguments": arguments}
+        answers = await self._fleet.ask_all(question)
+        return [answer["result"] for answer in answers if "result" in answer]
+
+    def pins(self) -> tuple[list[KeptPin], list[str]]:
+        elsewhere = [name for name, one in self.config.backends.items() if one.pins.has_store]
+        return self._shared.pins(), elsewhere
+
+    async def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
+        refuse_stored_pins(self.config, backend)
+        cleared = self._shared.clear_pins(backend, server, pin)
+        await self.everywhere("clear_pins", backend=backend, server=server, pin=pin)
+        return cleared
+
+    def resolvers(self) -> list[Resolved]:
+        rows: list[Any] = self._resolver.listed(self.observed.upkeep.dns_failures)
+        return rows
+
+    def settings(self) -> list[Setting]:
+        rows: list[Any] = settings(self.config, self._runtime, self._resolved.backends)
+        return rows
+
     async def settle(self) -> bool:
         return await self._shared.settle()
 
@@ -340,6 +393,9 @@ class Supervisor:
             try:
                 layout = self._handover.layout
                 new, files, changes = await accepted(file, self.config, layout)
+                runtime = self._runtime.after_reload(self.config.backends, new.backends)
+                backends = checked(new, runtime, new.backends)
+                layout.check(new.model_copy(update={"backends": backends}))
                 await self._start_store(new)
                 listening.open(new)
             except (ValueError, OSError) as error:
@@ -348,7 +404,7 @@ class Supervisor:
                 what = "the configuration is" if file is not None else "secrets are"
                 logger.error("%s not reloaded, the old one goes on:\n%s", what, why)
                 raise
-            self.config = new
+            self.config, self._runtime = new, runtime
             self._reload_refused = ""
             changes += self._kept_files.take(new, files)
             await self._resolver.reconfigure(new.backends)
@@ -364,13 +420,14 @@ class Supervisor:
         if self.is_draining:
             raise NotPossible("the balancer is draining")
 
-    async def _apply(self) -> list[str]:
+    async def _apply(self, before_workers: Callable[[], None] = lambda: None) -> list[str]:
         """Apply the configuration and the resolved addresses to pools, checks and workers."""
         self._shared.reconfigure(self._resolved, self._discoveries.servers)
+        before_workers()
         if self._states is not None:
             self._states.changed()  # first, so that a returning server gets its saved state at once
         if self._checks is not None:
-            await self._checks.reconfigure(self._resolver.backends)
+            await self._checks.reconfigure(self._shared.config.backends)
         return await self._fleet.reconfigure(self.config.process.drain_timeout)
 
     def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
@@ -439,6 +496,8 @@ class Supervisor:
                     if not self.is_draining:
                         self._shared.refresh()
                         left = self._decisions.state(self.config)
+                        left["runtime"] = self._runtime.state()
+                        left["forced"] = self._checks.forced if self._checks is not None else []
                         execute_new_code(self._handover, self._fleet.children, left)
                 # A drain has begun meanwhile: no upgrade.
                 self._fleet.broadcast(self._shared.all_decisions(is_replaced=False))

@@ -23,6 +23,7 @@ It is a fresh interpreter whose descriptor 3 is its end of a `Channel`. Messages
     reopen       reopen log files by name
     sessions     list the requests in flight; answered
     end          cut the requests on a server; answered
+    command      a command of `hermes_lb.process_commands`; answered
     moved        has a response of this server made progress within a given time? answered
     drain        stop accepting, finish, exit
 
@@ -50,6 +51,7 @@ from hermes_lb.errors import reason
 from hermes_lb.listen.sockets import handed_over
 from hermes_lb.observe.recent import KEPT
 from hermes_lb.plane import DataPlane
+from hermes_lb.process_commands import ProcessCommands
 from hermes_lb.signals import HANDLED
 from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import TlsFiles
@@ -290,7 +292,12 @@ class Worker:
         return {"sessions": self.plane.running_sessions()}
 
     def _on_end(self, message: Message, descriptors: list[int]) -> Message:
-        return {"ended": self.plane.end_sessions(message["backend"], message["server"])}
+        named = {"backend": message["backend"], "server": message["server"]}
+        return {"ended": self.plane.end_sessions(**named)}
+
+    def _on_command(self, message: Message, descriptors: list[int]) -> Message:
+        commands = ProcessCommands(self.plane)
+        return {"result": commands.call(message["command"], message["arguments"])}
 
     def _on_moved(self, message: Message, descriptors: list[int]) -> Message:
         server = self._find(message)

@@ -40,7 +40,7 @@ FORMATS = 'allowed is "httplog", "json" or "combined"'
 STRATEGIES = (
     'allowed is "round_robin", "leastconn", "ip_hash", "random", "consistent_hash", "maglev", '
     '"p2c", "peak_ewma", "prequal", "least_load", "least_sessions", "least_tokens", '
-    '"session_stealing", "dual_map", "selective_push" or "fair_queue"'
+    '"session_stealing", "dual_map", "selective_push", "fair_queue" or "python:module:Class"'
 )
 
 
@@ -196,7 +196,7 @@ def test_the_words_of_nginx_and_haproxy_lead_to_ours(text: str, hint: str) -> No
         ("['back ends']", '"back ends": unknown key; did you mean "backends"?'),
         ("[log]\nmax_connections = 5", "log.max_connections: unknown key; "
          "the keys here are access, format, facility, tag, sample, slow, traceparent, "
-         "capture_trace"),
+         "capture_trace, otlp"),
         # TOML's own trap: below the header of a sub-table.
         ("[[frontends]]\nname = 'b'\nbind = ':0'\n[[frontends.routes]]\nbackend = 'agents'\n"
          "default_backend = 'agents'", "frontends[1].routes[0].default_backend: unknown key here; "

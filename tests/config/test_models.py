@@ -138,7 +138,7 @@ def test_a_table_is_immutable() -> None:
         (("admin", "enabled"), "true or false"),
         (("log",),
          "a table with the keys access, format, facility, tag, sample, slow, traceparent, "
-         "capture_trace"),
+         "capture_trace, otlp"),
         (("log", "bogus"), "no value"),
     ],
 )  # fmt: skip

@@ -119,8 +119,8 @@ async def test_sessions_in_a_table_and_what_strangers_sent_is_harmless(client: C
     result = await ctl("sessions", url=client.url)
     assert "\x1b" not in result.stdout
     assert lines(result)[1:] == [
-        "192.0.2.7:40312 1.1 agents/agent1 stream D 1h01m 100 2,000 cookie POST /chat?[2J",
-        "192.0.2.7:40312 2.0/17 agents/- request Q 12s 100 2,000 - POST /chat",
+        "0-7f00-1 192.0.2.7:40312 1.1 agents/agent1 stream D 1h01m 100 2,000 cookie POST /chat?[2J",
+        "0-7f00-1 192.0.2.7:40312 2.0/17 agents/- request Q 12s 100 2,000 - POST /chat",
     ]
     assert lines(await ctl("sessions", "--limit", "1", url=client.url))[-1].startswith("and 1 more")
     assert len(lines(await ctl("sessions", "--server", "agent1", url=client.url))) == 2
@@ -129,7 +129,7 @@ async def test_sessions_in_a_table_and_what_strangers_sent_is_harmless(client: C
 async def test_what_runs_without_its_client_is_in_the_table(client: Client) -> None:
     client.operator.running = [session(client=None, kind="detached")]
     shown = lines(await ctl("sessions", url=client.url))
-    assert shown[1] == "- 1.1 agents/agent1 detached D 12s 100 2,000 - POST /chat"
+    assert shown[1] == "0-7f00-1 - 1.1 agents/agent1 detached D 12s 100 2,000 - POST /chat"
 
 
 async def test_what_runs_on_a_server_is_cut(client: Client) -> None:

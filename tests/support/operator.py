@@ -10,8 +10,10 @@ import aiohttp
 
 from hermes_lb.backends import FrontendCounters, Pool
 from hermes_lb.config import Admin, Backend, load_config
+from hermes_lb.config.dump import settings
+from hermes_lb.config.runtime import RuntimeServers, checked
 from hermes_lb.control.admin import AdminServer
-from hermes_lb.control.operator import NotPossible, Session, find_server
+from hermes_lb.control.operator import KeptPin, NotPossible, carried_over, find_server
 from hermes_lb.observe.observed import Observed, ProcessView
 from hermes_lb.observe.recent import Recent, abort
 from tests.observe.records import a_head, a_record
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from hermes_lb.backends import Server
+    from hermes_lb.config import Config
     from hermes_lb.control.operator import Operator
+    from hermes_lb.control.shapes import Resolved, Session, Setting
     from hermes_lb.observe.certificates import CertificateView
 
 TOKEN = "open-sesame-0123456789"
@@ -43,7 +47,14 @@ _CONFIG: dict[str, Any] = {
             ],
         }
     ],
-    "backends": {"agents": {"servers": [{"name": "agent1", "address": "127.0.0.1:1"}]}},
+    "backends": {
+        "agents": {
+            "servers": [
+                {"name": "agent1", "address": "127.0.0.1:8001", "weight": 3, "max_connections": 9},
+                {"name": "agent2", "address": "[::1]:8002", "backup": True, "max_fails": 1},
+            ]
+        }
+    },
 }
 
 
@@ -59,7 +70,11 @@ class FakeOperator:
             self.pools, {"public": self.frontend}, self.processes,
             certificates=lambda: self.certificates,
         )  # fmt: skip
-        self.config = load_config(_CONFIG)
+        self.config: Config = load_config(_CONFIG)
+        self.runtime = RuntimeServers()
+        self.forced: dict[str, bool | None] = {}  # health by server
+        self.kept_pins: list[KeptPin] = []
+        self.names: list[Resolved] = []
         self.recent = Recent()
         self.is_draining = False
         self.missing_processes: Literal["none", "some", "all"] = "none"
@@ -90,6 +105,49 @@ class FakeOperator:
 
     def set_weight(self, backend: str, server: str, weight: int | None) -> None:
         find_server(self.pools, backend, server).set_weight(weight)
+
+    def set_health(self, backend: str, server: str, up: bool | None) -> None:
+        found = find_server(self.pools, backend, server)
+        self.forced[server] = up
+        found.set_up(up is not False, "set by an operator")
+
+    async def change_servers(self, change: Callable[[RuntimeServers], RuntimeServers]) -> None:
+        runtime = change(self.runtime)
+        carry = carried_over(self.pools)
+        for name, backend in checked(self.config, runtime, self.config.backends).items():
+            if name in self.pools:
+                self.pools[name].reconfigure(backend)
+        carry()
+        self.runtime = runtime
+
+    async def everywhere(self, command: str, **arguments: Any) -> list[Any]:
+        assert command == "kill", "no other one is called by the API"
+        before, session = len(self.running), arguments["session"]
+        self.running = [one for one in self.running if one["id"] != session]
+        return [before - len(self.running)]
+
+    def pins(self) -> tuple[list[KeptPin], list[str]]:
+        return self.kept_pins, []
+
+    async def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
+        before = len(self.kept_pins)
+        self.kept_pins = [
+            one
+            for one in self.kept_pins
+            if (backend not in (None, one.backend))
+            or (server not in (None, one.server))
+            or (pin not in (None, one.id))
+        ]
+        return before - len(self.kept_pins)
+
+    def resolvers(self) -> list[Resolved]:
+        return self.names
+
+    def settings(self) -> list[Setting]:
+        rows: list[Any] = settings(
+            self.config, self.runtime, self.runtime.applied(self.config.backends)
+        )
+        return rows
 
     async def settle(self) -> bool:
         for name, count in self.untold.items():
@@ -138,19 +196,16 @@ def _is_an_operator(fake: FakeOperator) -> Operator:
 
 
 def agents(name: str = "agents") -> Pool:
-    servers = [
-        {"name": "agent1", "address": "127.0.0.1:8001", "weight": 3, "max_connections": 9},
-        {"name": "agent2", "address": "[::1]:8002", "backup": True, "max_fails": 1},
-    ]
-    return Pool(name, Backend.model_validate({"servers": servers}))
+    return Pool(name, Backend.model_validate(_CONFIG["backends"]["agents"]))
 
 
 def session(**given: Any) -> Session:
     """One row of `sessions`."""
     row: Any = {
-        "process": 0, "client": "192.0.2.7:40312", "frontend": "public", "backend": "agents",
-        "server": "agent1", "kind": "stream", "phase": "D", "seconds": 12.5, "method": "POST",
-        "target": "/chat", "bytes_in": 100, "bytes_out": 2000, "pinned_by": None, "version": "1.1",
+        "id": "0-7f00-1", "process": 0, "client": "192.0.2.7:40312", "frontend": "public",
+        "backend": "agents", "server": "agent1", "kind": "stream", "phase": "D", "seconds": 12.5,
+        "method": "POST", "target": "/chat", "bytes_in": 100, "bytes_out": 2000, "pinned_by": None,
+        "version": "1.1",
         "stream": None, **given,
     }  # fmt: skip
     return row

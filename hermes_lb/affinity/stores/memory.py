@@ -7,11 +7,17 @@ id is stored when a response first names it (HAProxy: `stick store-response`).
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import blake2b
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def pin_id(key: bytes) -> str:
+    """What operators see of a key, which may be as good as a password."""
+    return blake2b(key, digest_size=8).hexdigest()
 
 
 class _Entry(NamedTuple):
@@ -45,6 +51,17 @@ class MemoryStore:
         table's `expire`."""
         for key, entry in other._entries.items():
             self._put(key, entry._replace(as_of=-inf), entry.until - other._expire)
+
+    def clear(self, name: str | None, pin: str | None) -> int:
+        """Forget the entries of this server, and with this id (None: any) -> their number."""
+        doomed = [
+            key
+            for key, entry in self._entries.items()
+            if name in (None, entry.name) and pin in (None, pin_id(key))
+        ]
+        for key in doomed:
+            del self._entries[key]
+        return len(doomed)
 
     def find(self, key: bytes, now: float) -> str | None:
         """The name, if the key is known; it counts as a use."""

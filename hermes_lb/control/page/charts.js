@@ -3,7 +3,7 @@
 import { clock, make, setText } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 132;
+const HEIGHT = 96;
 const PAD = { left: 56, right: 10, top: 10, bottom: 20 };
 
 function draw(tag, attributes) {

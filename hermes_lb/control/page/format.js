@@ -53,6 +53,11 @@ export function count(value) {
   return value < 10 ? value.toFixed(1) : String(Math.round(value));
 }
 
+/** 1234567 -> "1.23 MB". */
+export function bytes(value) {
+  return value < 1e4 ? `${count(value)} B` : `${count(value)}B`;
+}
+
 /** Seconds of a latency -> "1.2 ms", "340 ms", "2.5 s", "3 min". */
 export function latency(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";

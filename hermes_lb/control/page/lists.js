@@ -61,6 +61,18 @@ export function showRoutes(parent, frontends) {
   });
 }
 
+/** Of each frontend: what came in, and what it refused. */
+export function showFrontends(parent, frontends) {
+  keyed(parent, frontends.map((frontend) => frontend.name), () =>
+    make("li", {}, make("b", {}), make("span", { class: "quiet" })));
+  frontends.forEach((frontend, n) => {
+    const [name, details] = parent.children[n].children;
+    setText(name, frontend.name);
+    setText(details, `${count(frontend.connections)} connections now, ${count(frontend.connections_total)} in all · `
+      + `${count(frontend.requests)} requests · ${count(frontend.refused)} denied`);
+  });
+}
+
 export function showProcesses(parent, processes, now) {
   keyed(parent, processes.map((process) => `${process.number}-${process.pid}`), () =>
     make("li", {}, make("b", {}), make("span", { class: "state" }), make("span", { class: "quiet" })));

@@ -4,6 +4,8 @@ import { send, serverPath } from "./api.js";
 import { Chart, Sparkline, Strip } from "./charts.js";
 import { confirm } from "./dialogs.js";
 import { count, duration, keepOnly, keyed, lastOf, latency, make, meanOfLast, plural, setAttribute, setText } from "./format.js";
+import { NOTABLE, badness } from "./problems.js";
+import { Totals, added } from "./totals.js";
 
 const PERCENTILES = (what) => [
   { field: `${what}_p50`, name: "p50", style: "p50" },
@@ -49,37 +51,129 @@ const STATES = {
 
 const COLUMNS = ["Server", "State", "", "In flight", "Requests/s", "Errors/s", "p95", "First byte p95", "Control"];
 
+// Rows that are shown at first, and more at each click.
+const SOME_ROWS = 50;
+
+/** Whether an element is on the screen, or near: others need not be drawn. */
+class Nearness {
+  constructor(element, onNear) {
+    this.isNear = false;
+    new IntersectionObserver(([entry]) => {
+      this.isNear = entry.isIntersecting;
+      if (this.isNear) onNear();
+    }, { rootMargin: "300px" }).observe(element);
+  }
+}
+
 export class BackendCard {
-  constructor(name, states, onChanged) {
-    this.name = name;
-    this.states = states;
-    this.onChanged = onChanged;
+  constructor(name, states, filter, onChanged) {
+    Object.assign(this, { name, states, filter, onChanged });
+    this.most = SOME_ROWS;
+    this.isOpen = null; // null: by its problems
+    this.wanted = ""; // a server that is shown in any case
     this.charts = CHARTS.map((chart) => new Chart(chart));
     this.summary = make("p", { class: "quiet" });
     this.rows = make("ul", { class: "servers" });
     this.views = new Map();
+    this.more = make("button", { type: "button", class: "more" });
+    this.more.addEventListener("click", () => { this.most += SOME_ROWS; this.draw(); });
+    this.totals = new Totals();
     const title = `backend-${name}`;
-    this.element = make("section", { class: "card backend", "aria-labelledby": title },
-      make("header", {}, make("h2", { id: title }, name), this.summary),
+    const body = `servers-${name}`;
+    this.toggle = make("button", { type: "button", class: "toggle", "aria-controls": body }, name);
+    this.toggle.addEventListener("click", () => { this.setOpen(this.body.hidden); this.draw(); });
+    this.body = make("div", { id: body },
       make("div", { class: "charts" }, ...this.charts.map((chart) => chart.element)),
+      this.totals.element,
       make("div", { class: "head", "aria-hidden": "true" }, ...COLUMNS.map((column) => make("span", {}, column))),
-      this.rows);
+      this.rows, this.more);
+    this.element = make("section", { class: "card backend", "aria-labelledby": title },
+      make("header", {}, make("h2", { id: title }, this.toggle), this.summary), this.body);
+    this.near = new Nearness(this.element, () => this.draw());
   }
 
-  show(backend, servers, store, now) {
+  setOpen(isOpen) {
+    this.isOpen = isOpen;
+  }
+
+  /** Shows a server, whatever the filter says -> false if there is none of that name. */
+  reveal(name) {
+    if (!this.servers?.some((server) => server.name === name)) return false;
+    this.isOpen = true;
+    this.wanted = name;
+    this.near.isNear = true;
+    this.draw();
+    const row = this.views.get(name).element;
+    row.scrollIntoView({ block: "center" });
+    for (const other of document.querySelectorAll(".server.wanted")) other.classList.remove("wanted");
+    row.classList.add("wanted");
+    return true;
+  }
+
+  /** -> how many servers pass the filter. */
+  show(backend, servers, { store, now, isLarge }) {
+    Object.assign(this, { backend, servers, store, now });
+    this.found = this.filter.apply(servers);
+    const isWorth = !isLarge || servers.some((server) => badness(server) >= NOTABLE);
+    const isOpen = this.isOpen ?? (this.filter.isOn || isWorth);
+    if (this.body.hidden === isOpen) this.body.hidden = !isOpen;
+    this.element.hidden = this.filter.isOn && !this.found.length;
+    setAttribute(this.toggle, "aria-expanded", isOpen);
+    this.summarise(backend);
+    if (this.near.isNear || !isLarge) this.draw();
+    return this.found.length;
+  }
+
+  summarise(backend) {
     const usable = `${backend.available} of ${plural(backend.servers, "server")} available`;
     const waits = backend.queued ? `, ${count(backend.queued)} queued` : "";
     setText(this.summary, `${usable}, ${count(backend.in_flight)} in flight${waits}${resumes(backend.resumes)}`);
     setAttribute(this.summary, "class", backend.available ? "quiet" : "alarm"); // nobody serves
-    for (const chart of this.charts) chart.show(store.times, store.of(this.name), now, store.seconds);
-    const names = servers.map((server) => server.name);
+  }
+
+  draw() {
+    if (!this.backend) return;
+    if (this.isOpen !== null) {
+      this.body.hidden = !this.isOpen;
+      setAttribute(this.toggle, "aria-expanded", this.isOpen);
+    }
+    if (this.body.hidden) return;
+    const { backend, store, now, filter } = this;
+    const isLive = filter.view === "live";
+    if (isLive) {
+      for (const chart of this.charts) chart.show(store.times, store.of(this.name), now, store.seconds);
+    } else {
+      const counters = added([backend.unserved, ...this.servers.map((server) => server.counters)]);
+      const denied = Object.values(backend.unserved.responses).reduce((sum, one) => sum + one, 0);
+      this.totals.show(counters, backend.tally, { now, denied });
+    }
+    const shown = this.chosen();
+    const names = shown.map((server) => server.name);
     keepOnly(this.views, names);
     keyed(this.rows, names, (name) => {
-      const row = new ServerRow(this.name, name, this.states, this.onChanged);
+      const row = new ServerRow(this.name, name, this.states, filter, this.onChanged);
       this.views.set(name, row);
       return row.element;
     });
-    for (const server of servers) this.views.get(server.name).show(server, store, now);
+    const isMany = shown.length > SOME_ROWS / 2;
+    this.rows.classList.toggle("dense", isMany);
+    for (const server of shown) this.views.get(server.name).show(server, store, now, isMany);
+    const rest = this.found.length - shown.length;
+    this.more.hidden = rest <= 0;
+    setText(this.more, `Show more: ${plural(rest, "server")} left`);
+  }
+
+  /** The first of them; the order stays while one of them has the focus. */
+  chosen() {
+    let found = this.found;
+    if (this.rows.contains(document.activeElement)) {
+      const places = new Map([...this.views.keys()].map((name, place) => [name, place]));
+      found = found.toSorted((a, b) => (places.get(a.name) ?? 1e9) - (places.get(b.name) ?? 1e9));
+    }
+    const shown = found.slice(0, this.most);
+    const wanted = this.servers.find((server) => server.name === this.wanted);
+    if (wanted && !shown.includes(wanted)) shown.unshift(wanted);
+    return shown;
   }
 }
 
@@ -104,8 +198,8 @@ function why(server, now) {
 }
 
 class ServerRow {
-  constructor(backend, name, states, onChanged) {
-    Object.assign(this, { backend, name, onChanged });
+  constructor(backend, name, states, filter, onChanged) {
+    Object.assign(this, { backend, name, filter, onChanged });
     this.address = make("span", { class: "quiet" });
     this.backup = make("span", { class: "badge", hidden: true }, "backup");
     this.state = make("span", { class: "state" });
@@ -118,6 +212,7 @@ class ServerRow {
     this.spark = new Sparkline();
     this.errors = make("b", {});
     this.latency = make("b", {});
+    this.totals = new Totals();
     this.firstByte = make("b", {});
     this.buttons = Object.fromEntries(Object.keys(STATES).map((state) => [state,
       make("button", { type: "button", value: state, "aria-pressed": "false" }, state)]));
@@ -128,7 +223,9 @@ class ServerRow {
     this.weight.addEventListener("click", () => this.setWeight());
     const cell = (label, ...content) => make("div", { class: "cell", "data-label": label }, ...content);
     this.element = make("li", { class: "server", "aria-label": `server ${name}` },
-      make("div", { class: "cell who" }, make("span", {}, make("b", {}, name), this.backup), this.address),
+      make("div", { class: "cell who" },
+        make("span", {}, make("a", { class: "name", href: filter.link(`${backend}/${name}`) }, make("b", {}, name)), this.backup),
+        this.address),
       make("div", { class: "cell condition" }, this.state, this.because),
       make("div", { class: "cell past" }, this.strip.svg),
       cell("In flight", make("span", {}, this.flight, this.flightMore), this.progress),
@@ -136,13 +233,21 @@ class ServerRow {
       cell("Errors/s", this.errors),
       cell("p95", this.latency),
       cell("First byte p95", this.firstByte),
+      this.totals.element,
       make("div", { class: "cell control" },
         make("div", { class: "segments", role: "group", "aria-label": `state of ${name}` }, ...Object.values(this.buttons)),
         this.weight));
   }
 
-  show(server, store, now) {
-    this.server = server;
+  show(server, store, now, isMany) {
+    Object.assign(this, { server, store, now });
+    if (isMany && this.near === undefined) this.near = new Nearness(this.element, () => this.draw());
+    if (!isMany || !this.isDrawn || this.near.isNear) this.draw();
+  }
+
+  draw() {
+    const { server, store, now } = this;
+    this.isDrawn = true;
     const isFound = server.source !== "config";
     setText(this.address, isFound ? `${server.address} (${server.source})` : server.address);
     this.backup.hidden = !server.backup;
@@ -151,16 +256,20 @@ class ServerRow {
     setAttribute(this.state, "class", `state ${isAssumed ? "unchecked" : server.state}`);
     setText(this.because, why(server, now));
     setAttribute(this.because, "title", this.because.textContent);
-    const past = store.of(`${this.backend}/${this.name}`);
-    this.strip.show(store.times, past.state ?? [], now, store.seconds);
-    this.spark.show(store.times, past.requests ?? [], now, store.seconds);
-    this.numbers(server, past);
-    this.drains(server);
     for (const [state, button] of Object.entries(this.buttons)) {
       setAttribute(button, "aria-pressed", server.admin === state);
     }
     setText(this.weight, `weight ${server.full_weight}`);
     setAttribute(this.weight, "aria-label", `weight of ${this.name}: ${server.full_weight}`);
+    if (this.filter.view === "totals") {
+      this.totals.show(server.counters, server.tally, { most: server.max_connections, now });
+      return;
+    }
+    const past = store.of(`${this.backend}/${this.name}`);
+    this.strip.show(store.times, past.state ?? [], now, store.seconds);
+    this.spark.show(store.times, past.requests ?? [], now, store.seconds);
+    this.numbers(server, past);
+    this.drains(server);
   }
 
   numbers(server, past) {

@@ -7,6 +7,9 @@ const BACKEND_FIELDS = [
   "latency_p50", "latency_p95", "latency_p99", "first_byte_p50", "first_byte_p95", "first_byte_p99",
 ];
 const SERVER_FIELDS = ["requests", "errors", "state", "latency_p95", "first_byte_p95"];
+// Of many servers only what their rows draw; the others begin with the page.
+const FEW = 100;
+const DRAWN_FIELDS = ["requests", "state"];
 
 function empty(fields, length) {
   return Object.fromEntries(fields.map((field) => [field, Array(length).fill(null)]));
@@ -33,10 +36,12 @@ export class Store {
   /** Loads the past, for these backends. */
   async load(backends) {
     const span = this.span;
+    const servers = backends.reduce((sum, backend) => sum + backend.servers, 0);
+    const fields = servers > FEW ? DRAWN_FIELDS : SERVER_FIELDS;
     const [all, ...each] = await Promise.all([
       this.get(`history?span=${span}&fields=${BACKEND_FIELDS}`),
-      ...backends.map((name) =>
-        this.get(`history?span=${span}&fields=${SERVER_FIELDS}&backend=${encodeURIComponent(name)}`)),
+      ...backends.map(({ name }) =>
+        this.get(`history?span=${span}&fields=${fields}&backend=${encodeURIComponent(name)}`)),
     ]);
     if (span !== this.span) return; // another one was asked for meanwhile
     this.times = all.times;
@@ -48,7 +53,7 @@ export class Store {
     }
     each.forEach(({ servers, times }, n) => {
       for (const [name, columns] of Object.entries(servers)) {
-        this.columns.set(`${backends[n]}/${name}`, this.aligned(columns, SERVER_FIELDS, times));
+        this.columns.set(`${backends[n].name}/${name}`, this.aligned(columns, SERVER_FIELDS, times));
       }
     });
   }
