@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 MUTANTS = load()
 AREAS = {
-    "affinity", "back-pressure", "checks", "closing", "drain", "framing", "hop-by-hop", "http2",
+    "affinity", "back-pressure", "checks", "closing", "discovery", "drain", "framing", "hop-by-hop",
+    "http2",
     "leases", "limits", "passive", "phases", "queue", "retries", "reuse", "routes", "session-keys",
     "sessions", "streams", "turns",
 }  # fmt: skip
