@@ -226,6 +226,13 @@ async def _run(
         await client.aclose()
 
 
+def _deletion_cost(worker: Worker) -> PodDeletionCost:
+    try:
+        return PodDeletionCost.of_this_pod(worker.load)
+    except ValueError as error:
+        raise StartError(str(error)) from error
+
+
 def _follow_tokens(worker: Worker) -> None:
     """Accept other tokens as soon as their file has them."""
     path = os.environ.get(TOKENS_FILE)
@@ -238,13 +245,6 @@ def _follow_tokens(worker: Worker) -> None:
 
     if path:
         spawn_reporting(follow_file(path, os.environ[TOKENS], use), name="follow the tokens")
-
-
-def _deletion_cost(worker: Worker) -> PodDeletionCost:
-    try:
-        return PodDeletionCost.of_this_pod(worker.load)
-    except ValueError as error:
-        raise StartError(str(error)) from error
 
 
 def _worker(config: WorkerConfig, client: RedisBackend, opened: Opened) -> Worker:

@@ -141,12 +141,11 @@ def proxy(
     ] = False,
 ) -> None:
     """Balance servers that run already, without a configuration file."""
-    from hermes_lb.balancing import STRATEGIES
     from hermes_lb.config import ConfigError, load_config
     from hermes_lb.quickstart import Wanted, anonymous_file, configuration, introduction
     from hermes_lb.workers.generation import is_successor
 
-    _known("strategy", [balance], STRATEGIES)
+    _known_strategies([balance])
     wanted = Wanted(servers, host, port, balance, cookie or None, health, admin_port or None, turns)
     try:
         text = configuration(wanted)
@@ -305,6 +304,9 @@ def lab(
     balancers: Annotated[
         int, typer.Option(min=1, max=1000, help="Balancers, each with its own view.")
     ] = 1,
+    limit: Annotated[
+        int, typer.Option(min=0, help="A balancer's max_connections of each server; 0: none.")
+    ] = 0,
     share: Annotated[
         float | None,
         typer.Option(
@@ -345,7 +347,7 @@ def lab(
     from hermes_lb.lab import FIGURES, SCENARIOS, Asked, Setup, Sweep, calibrate, read_model
     from hermes_lb.lab import run as run_lab
 
-    _known("strategy", strategy or [], STRATEGIES)
+    _known_strategies(strategy or [])
     _known("scenario", scenario or [], SCENARIOS)
     _known("figure", [goal], FIGURES)
     if (trace is not None) + live + bool(scenario) > 1:
@@ -372,7 +374,7 @@ def lab(
             return
         setup = Setup(
             balancers, share, sticky, slots, speed, None if rate is None else rate / 60.0, load,
-            read_model(model),
+            limit, model=read_model(model),
         )  # fmt: skip
         asked = Asked(
             list(dict.fromkeys(strategy or STRATEGIES)), list(dict.fromkeys(scenario or [])),
@@ -405,6 +407,24 @@ def _known(kind: str, names: list[str], allowed: Iterable[str]) -> None:
     for name in names:
         if name not in allowed:
             _fail(f"there is no {kind} {name!r}; there are {', '.join(allowed)}", status=2)
+
+
+def _known_strategies(names: list[str]) -> None:
+    """Also those of one's own, `python:module:Class` or an entry point."""
+    from hermes_lb.balancing import STRATEGIES, plugins
+    from hermes_lb.balancing.plugin_check import PluginError, check_picks
+
+    for name in names:
+        try:
+            if name in STRATEGIES:
+                continue
+            if name.startswith(plugins.PREFIX) or plugins.is_installed_name(name):
+                found = plugins.load(name)
+                check_picks(name, found, found.options())
+                continue
+        except (PluginError, ValueError) as error:
+            _fail(f"{name}: {error}", status=2)
+        _known("strategy", [name], STRATEGIES)
 
 
 def summary(config: Config) -> list[str]:

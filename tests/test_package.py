@@ -70,31 +70,45 @@ def installed(wheel: Path) -> Path:
     return environment / "bin"
 
 
+def readme(wheel: Path) -> str:
+    """As an index shows it."""
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [one for one in archive.namelist() if one.endswith("/METADATA")]
+        headers, _, text = archive.read(name).decode().partition("\n\n")
+    assert "Description-Content-Type: text/markdown" in headers
+    return text
+
+
 def test_the_sdist_passes_its_tests(source: Path) -> None:
-    assert (source / ".ci/run").exists()
+    for name in (".ci/run", "deploy/Dockerfile", "deploy/helm/hermes-lb/Chart.yaml"):
+        assert (source / name).exists()
+    assert not list(source.glob("deploy/**/admin-token"))
     some = ("tests/http", "tests/config", "tests/test_readme.py", "tests/test_links.py")
     assert "passed" in run(sys.executable, "-m", "pytest", "-q", *some, cwd=source)
 
 
 def test_the_description_has_no_link_into_the_project(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        [name] = [one for one in archive.namelist() if one.endswith("/METADATA")]
-        headers, _, text = archive.read(name).decode().partition("\n\n")
-    assert "Description-Content-Type: text/markdown" in headers
+    text = readme(wheel)
     assert text.startswith("# hermes-lb\n")
     assert [one for one in re.findall(r"\]\(([^)]*)\)", text) if "://" not in one] == []
     assert "pip install hermes-lb " in text
     assert "pip install . " not in text
 
 
-def test_it_brings_what_the_readme_names(installed: Path, tmp_path: Path) -> None:
+def test_it_brings_what_the_readme_names(installed: Path, wheel: Path, tmp_path: Path) -> None:
     command = installed / "hermes-lb"
     assert run(command, "--version", cwd=tmp_path).endswith("(pure Python)\n")
     (tmp_path / "lb.toml").write_text(run(command, "config", "minimal", cwd=tmp_path))
     assert run(command, "check", "--config", "lb.toml", cwd=tmp_path).startswith("lb.toml: ok")
     written = run(command, "files", "--output", "here", cwd=tmp_path).split()
-    assert {"here/alerts.yml", "here/hermes-lb.service"} < set(written)
+    assert {"here/alerts.yml", "here/hermes-lb.service", "here/agent-worker@.service"} < set(
+        written
+    )
     assert (installed.parent / "share/man/man1/hermes-lb.1").exists()
+    # And its own configuration, as an index shows it.
+    [toml] = re.findall(r"^```toml\n(.*?)^```$", readme(wheel), re.MULTILINE | re.DOTALL)
+    (tmp_path / "own.toml").write_text(toml)
+    assert run(command, "check", "--config", "own.toml", cwd=tmp_path).startswith("own.toml: ok")
     assert "complete" in run(command, cwd=tmp_path, _HERMES_LB_COMPLETE="source_bash")
     assert "SERVERID" in run(command, "proxy", "8000", "--print-config", cwd=tmp_path)
     assert "Usage: agent_worker" in run(installed / "agent-worker", "--help", cwd=tmp_path)

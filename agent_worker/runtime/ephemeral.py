@@ -19,7 +19,7 @@ from agent_worker.runtime.conversation import Conversation, tokens_in
 from agent_worker.runtime.journal import Journal
 from agent_worker.runtime.large import LargeTexts
 from agent_worker.runtime.turn import Turn
-from agent_worker.sessions import Grant, Lease, Summary
+from agent_worker.sessions import Grant, Lease, Summary, new_nonce
 from agent_worker.tools import Effect, Toolbox, ToolError, ToolSpec
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _grant(request: EphemeralRequest) -> Grant:
     """A grant as the store makes it, but without a session, a lease and events."""
     return Grant(
         "GRANTED",
-        Lease("", request.principal, fence=0, nonce=""),
+        Lease("", request.principal, fence=0, nonce=new_nonce()),  # of this turn, as `Turns` has it
         version=0,
         step=0,
         # Engines put the summary before all messages.

@@ -66,6 +66,9 @@ REQUIREMENTS = (
             Requirement(title, case, "per_second", "nginx", ">", 1.0),
         )
     ),
+    *_of_each(
+        "HTTP/2, on both sides", "get-h2-servers", "per_second", "haproxy", ">=", 0.8, 0.8, aim=1.0
+    ),
     *_of_each("HTTP/2, CPU per token", "tokens-h2", "cpu_us", "haproxy", "<=", 1.0, 1.0, aim=0.7),
     *_of_each(
         "HTTP/2, memory per stream", "tokens-h2", "memory_kb", None, "<=", 8, 8, aim=6, unit="KB"

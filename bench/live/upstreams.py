@@ -28,6 +28,7 @@ class Upstreams:
     """Ports of the running upstreams."""
 
     small: tuple[int, ...]  # a small answer to any GET or POST, by nginx where it is installed
+    small_http2: tuple[int, ...]  # the same by HTTP/2; empty without nginx
     tokens: tuple[int, ...]  # event streams and WebSockets (token_server)
     small_server: str  # what serves `small`, for the record
     store: str  # the URL of a Valkey; empty where there is none
@@ -47,15 +48,17 @@ def running_upstreams(directory: Path, core: int) -> Iterator[Upstreams]:
         others = (streamer,) if keeper is None else (streamer, keeper)
         if (nginx := shutil.which("nginx")) is None:
             served_by = "bench.live.token_server (nginx is missing)"
-            yield Upstreams(tokens, tokens, served_by, url, keeper, others)
+            yield Upstreams(tokens, (), tokens, served_by, url, keeper, others)
             return
-        small = tuple(free_ports(SERVERS))
+        ports = tuple(free_ports(2 * SERVERS))
+        small, http2 = ports[:SERVERS], ports[SERVERS:]
         config = directory / "upstream-nginx.conf"
-        config.write_text(_nginx_config(directory, small))
+        config.write_text(_nginx_config(directory, small, http2))
         command = [nginx, "-p", str(directory), "-c", str(config)]
         server = stack.enter_context(Process(command, core=core, log=directory / "nginx.log"))
-        _wait_for_port(server, small[-1])
-        yield Upstreams(small, tokens, "nginx, one process", url, keeper, (*others, server))
+        _wait_for_port(server, http2[-1])
+        others = (*others, server)
+        yield Upstreams(small, http2, tokens, "nginx, one process", url, keeper, others)
 
 
 def _start_store(directory: Path, core: int, stack: ExitStack) -> tuple[str, Process | None]:
@@ -84,7 +87,7 @@ def _wait_for_port(server: Process, port: int, patience: float = 10.0) -> None:
     raise BenchError(f"upstream did not start: {' '.join(server.argv)}\n{server.output()}")
 
 
-def _nginx_config(directory: Path, ports: tuple[int, ...]) -> str:
+def _nginx_config(directory: Path, ports: tuple[int, ...], http2: tuple[int, ...]) -> str:
     headers = "\n".join(
         f'    add_header {name} "{value}";'
         for name, value in SMALL_HEADERS.items()
@@ -93,13 +96,14 @@ def _nginx_config(directory: Path, ports: tuple[int, ...]) -> str:
     servers = "\n".join(
         f"""  server {{
     listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{http2_port} http2 backlog=4096;
     default_type application/json;
     add_header {UPSTREAM_HEADER} "{number}";
     add_header X-Serial $serial;
 {headers}
     return 200 '{SMALL_BODY}';
   }}"""
-        for number, port in enumerate(ports, 1)
+        for number, (port, http2_port) in enumerate(zip(ports, http2, strict=True), 1)
     )
     return f"""{"user root;" if os.geteuid() == 0 else ""}
 daemon off;

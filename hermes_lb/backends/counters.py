@@ -126,6 +126,7 @@ class RequestCounters(Counters):
         "hermes_lb_connect_duration_seconds",
         "How long it took to make a connection to the server, TLS included",
     )
+    strategy_failures: int = number()  # of a user's own; a metric of each backend
     turn_outcomes: list[int] = numbers(values=TURN_OUTCOMES)  # a metric of each backend
     resume_outcomes: list[int] = numbers(values=RESUME_OUTCOMES)  # a metric of each backend
     # Added to together with `responses` only.

@@ -233,7 +233,10 @@ class Pool:
         gone = list(known.values())
         self._configured = servers
         # The server of the file has the name; the other comes back when it is found again.
-        gone += [found for s in servers if (found := self._discovered.pop(s.name, None))]
+        for one in configured.servers:
+            displaced = self._discovered.pop(one.name, None)
+            if displaced is not None:
+                gone.append(displaced)
         self._let_go(gone)
         is_same = self._set_servers()
         self._set_outliers(configured.outlier, is_same=is_same)
@@ -251,7 +254,11 @@ class Pool:
         removed servers continue, and no request is served before `look_at_queue`.
         """
         self._is_settled = False
-        removed = [s for name in gone if (s := self._discovered.pop(name, None)) is not None]
+        removed: list[Server] = []
+        for name in gone:
+            lost = self._discovered.pop(name, None)
+            if lost is not None:
+                removed.append(lost)
         taken = {server.name for server in self._configured}
         changed: list[Server] = []
         with self.many_changing():
@@ -429,7 +436,10 @@ class Pool:
 
     def find(self, name: str) -> Server | None:
         """The server of that name (names are unique), or None."""
-        return next((server for server in self.servers if server.name == name), None)
+        found = self._discovered.get(name)
+        if found is not None:
+            return found
+        return next((server for server in self._configured if server.name == name), None)
 
     @property
     def queue_length(self) -> int:
@@ -476,6 +486,11 @@ class Pool:
     def may_any_serve(self, tried: Collection[Server], now: float) -> bool:
         """False if only failing servers are left for such a request."""
         return any(s.is_in_rotation and s not in tried and s.may_serve(now) for s in self.servers)
+
+    @property
+    def is_any_up(self) -> bool:
+        """True if some server may get requests that are not pinned, apart from passive failures."""
+        return any(s.is_in_rotation and s.is_able for s in self.servers)
 
     def can_wait(self, tried: Collection[Server]) -> bool:
         """True if some server could serve as soon as it is no longer full; or if all are leaving,
@@ -612,7 +627,7 @@ class Pool:
 
     def look_at_queue(self) -> None:
         """Serve the waiting requests that can be served now."""
-        if self.starting and self.can_wait(()):
+        if self.starting and self.is_any_up:
             self._start()
         if self.waiting:
             self._serve_all()

@@ -2,7 +2,7 @@
 
 from hermes_lb.balancing.base import Learner, Strategy, StrategyOptions, Tracker
 from hermes_lb.balancing.consistent_hash import ConsistentHash
-from hermes_lb.balancing.registry import STRATEGIES
+from hermes_lb.balancing.registry import STRATEGIES, make, strategy_type
 from hermes_lb.balancing.request import Request
 
 __all__ = [
@@ -13,4 +13,6 @@ __all__ = [
     "Strategy",
     "StrategyOptions",
     "Tracker",
+    "make",
+    "strategy_type",
 ]

@@ -89,7 +89,7 @@ class LeastSessions(Tracker):
     def explain(self, view: View) -> Callable[[Server], Explanation]:
         session = self._sessions.find(self._key(view.request), view.now)
         own = None if session is None else session.server
-        servers = self._ranking.in_order(view.candidates)
+        servers = self._ranking.in_order(view.pool, view.candidates)
         rows = [(server, self.figure(server, view.now)) for server in servers]
         fact = "" if own is None else f"the session's server is {names([own])}"
 

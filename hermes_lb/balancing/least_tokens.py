@@ -76,7 +76,7 @@ class LeastTokens(Tracker):
         return f", tokens {self.tokens(server)}"
 
     def explain(self, view: View) -> Callable[[Server], Explanation]:
-        servers = self._ranking.in_order(view.candidates)
+        servers = self._ranking.in_order(view.pool, view.candidates)
         rows = [(server, self.figure(server, view.now)) for server in servers]
         fact = f"it is expected to cost {self._work.of(view.request).tokens:,} tokens"
 

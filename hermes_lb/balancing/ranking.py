@@ -64,8 +64,10 @@ class Ranking:
             return found
         return self._of(pool.candidates(tried, now))
 
-    def in_order(self, candidates: Collection[Server]) -> list[Server]:
-        """As `least` would return them, of a pool with these alone; it changes nothing."""
+    def in_order(self, pool: Pool, candidates: Collection[Server]) -> list[Server]:
+        """As `least` would return them, of a pool with these alone, if it is asked next."""
+        if pool.up is not self._up:
+            self._prepare(pool.up)
         return sorted(candidates, key=self._order)
 
     def changed(self, server: Server) -> None:

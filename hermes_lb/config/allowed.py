@@ -60,7 +60,11 @@ def allowed(node: Node | None) -> str:
         elements = [  # or one without brackets
             kind for one in kinds if "items" in one for kind in _kinds(one["items"])
         ]
-        return any_of([allowed(one) for one in kinds if one not in elements])
+        words: list[str] = []
+        for one in kinds:
+            if one not in elements:
+                words += map(quoted, one["enum"]) if "enum" in one else [allowed(one)]
+        return any_of(words)
     match node.get("type"):
         case "integer":
             return f"an integer{_range(node, str)}"

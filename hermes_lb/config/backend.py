@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
+    AfterValidator,
     Field,
     PlainValidator,
     SerializeAsAny,
@@ -13,12 +14,14 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from hermes_lb.affinity.cookie import CookieOptions
 from hermes_lb.affinity.keys import KeyOptions
 from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.backends.options import OptionalTls, Outlier, Server
-from hermes_lb.balancing import STRATEGIES, StrategyOptions
+from hermes_lb.balancing import STRATEGIES, StrategyOptions, plugins
+from hermes_lb.balancing.plugin_check import check_picks
 from hermes_lb.config.own import OwnLimits, OwnLog, OwnTimeouts
 from hermes_lb.discovery.sources.options import DiscoveryOptions
 from hermes_lb.health.probes.base import ProbeOptions
@@ -28,12 +31,31 @@ from hermes_lb.options.kinds import Kinds
 from hermes_lb.options.section import Section
 from hermes_lb.options.units import Duration, PositiveDuration, UnixAddress
 
-if TYPE_CHECKING:
-    StrategyName = str
-else:
-    StrategyName = Literal[*STRATEGIES]
+_OPTIONS_BY_NAME = {name: one.options for name, one in STRATEGIES.items()}
+_STRATEGY_OPTIONS = Kinds("balance", _OPTIONS_BY_NAME)
 
-_STRATEGY_OPTIONS = Kinds("balance", {name: one.options for name, one in STRATEGIES.items()})
+
+def _is_known(name: str) -> str:
+    """Load a strategy of one's own: a reload takes its module as it is by then."""
+    if name not in STRATEGIES:
+        if not name.startswith(plugins.PREFIX) and not plugins.is_installed_name(name):
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(STRATEGIES)})
+        plugins.load(name)
+    return name
+
+
+StrategyName = Annotated[
+    str,
+    AfterValidator(_is_known),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(STRATEGIES)},
+                {"type": "string", "pattern": plugins.PYTHON_NAME},
+            ]
+        }
+    ),
+]
 
 
 def _options(given: Any, info: ValidationInfo) -> StrategyOptions:
@@ -41,7 +63,13 @@ def _options(given: Any, info: ValidationInfo) -> StrategyOptions:
     balance = info.data.get("balance")
     if balance is None:
         return StrategyOptions()
-    return cast("StrategyOptions", _STRATEGY_OPTIONS.validate(balance, given, info.context))
+    if balance in STRATEGIES:
+        return cast("StrategyOptions", _STRATEGY_OPTIONS.validate(balance, given, info.context))
+    found = plugins.loaded(balance)
+    kinds = Kinds("balance", {**_OPTIONS_BY_NAME, balance: found.options}, undescribed=balance)
+    options = cast("StrategyOptions", kinds.validate(balance, given, info.context))
+    check_picks(balance, found, options)
+    return options
 
 
 _PROBE_OPTIONS = Kinds("probe", {name: one.options for name, one in PROBES.items()})

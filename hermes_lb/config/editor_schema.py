@@ -12,7 +12,7 @@ import tomllib
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from hermes_lb.balancing import STRATEGIES
+from hermes_lb.balancing import STRATEGIES, plugins
 from hermes_lb.config.allowed import json_schema
 from hermes_lb.config.lines import LineIndex
 
@@ -118,7 +118,9 @@ def _add_strategies(backend: Node) -> None:
         }
         for name, options in ((name, _options_of(name)) for name in STRATEGIES)
     ]
-    default = backend["properties"]["balance"]["default"]
+    balance = backend["properties"]["balance"]
+    balance["anyOf"][0]["enum"] += list(plugins.installed())
+    default = balance["default"]
     none = {"properties": {"strategy": {"propertyNames": {"enum": sorted(_options_of(default))}}}}
     backend["allOf"].append({"if": {"not": {"required": ["balance"]}}, "then": none})
 

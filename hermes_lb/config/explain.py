@@ -110,7 +110,8 @@ def _unknown_key(path: KeyPath) -> str:
 
 def _not_one_of(path: KeyPath, value: Any) -> str:
     node = node_at(path) or {}
-    words = [str(word) for word in node.get("enum", [node.get("const")])]
+    nodes = node.get("anyOf", [node])
+    words = [str(word) for one in nodes for word in one.get("enum", [one.get("const")])]
     text = f"{quoted(value)} is not allowed; allowed is {allowed(node)}"
     near = isinstance(value, str) and (
         did_you_mean(_SAME_THING.get(value.lower(), value), words) or None

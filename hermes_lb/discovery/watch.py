@@ -157,17 +157,14 @@ class Watch:
         now = asyncio.get_running_loop().time()
         self._last_flush = now
         present, gone, due = self._damper.take(now)
-        made = self._made(present)
-        for name in gone:
-            self.servers.pop(name, None)
         changed = []
-        for name, server in made.items():
+        for name, server in self._made(present).items():
             if server is None:
                 gone.append(name)
-                self.servers.pop(name, None)
             else:
                 self.servers[name] = server
                 changed.append(server)
+        gone = [name for name in gone if self.servers.pop(name, None) is not None]
         if due is not None:
             self._flush_at(max(due, now + _STEP))
         if due is None or due > now:
@@ -181,7 +178,7 @@ class Watch:
             self._changed(self.backend, Delta(changed, gone))
 
     def _made(self, endpoints: dict[str, Endpoint]) -> dict[str, DiscoveredServer | None]:
-        """None: the balancer can't use its name or its address."""
+        """None: the balancer cannot use its name or its address."""
         made: dict[str, DiscoveredServer | None] = {}
         for name, endpoint in endpoints.items():
             try:

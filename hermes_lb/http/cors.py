@@ -13,7 +13,7 @@ _ASKED_METHOD = re.compile(rb"^(?i:access-control-request-method):", re.MULTILIN
 _ASKED_FIELDS = re.compile(
     rb"^(?i:access-control-request-headers):[ \t]*([\t -~]{0,1024}?)[ \t]*\r$", re.MULTILINE
 )
-# A server's own, where a route has its say: two of them are invalid (section 3.2.3).
+# A server's own, where a route decides: browsers accept only one (section 3.2.3).
 _ALLOWED_BY_SERVER = re.compile(
     rb"^access-control-allow-(?:origin|credentials):[^\r\n]*\r\n", re.I | re.M
 )

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 #: What is known before a server is chosen.
 REQUEST_VARIABLES: Final = frozenset(
     ("backend", "client", "client_port", "frontend", "host", "method", "path", "query",
-     "request_id", "route", "scheme", "target", "tls_client", "tls_version", "trace_id")
+     "request_id", "route", "scheme", "target", "tls_client", "tls_name", "tls_version",
+     "trace_id")
 )  # fmt: skip
 #: What is known once there is a response.
 RESPONSE_VARIABLES: Final = REQUEST_VARIABLES | {"server", "status"}

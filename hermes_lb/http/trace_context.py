@@ -11,7 +11,7 @@ from binascii import hexlify
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
     from hermes_lb.http.request import RequestHead
@@ -43,19 +43,20 @@ class NewTraces:
     An id of zeros, which would be invalid, has a probability of 1 in 2^64.
     """
 
-    __slots__ = ("_at", "_digits", "_rng")
+    __slots__ = ("_next",)
 
     def __init__(self, rng: Random) -> None:
-        self._rng = rng
-        self._digits = b""  # of the next ids: a trace's and a parent's, one pair after the other
-        self._at = 0
+        self._next: Callable[[], tuple[bytes, bytes]] = _traces(rng).__next__
 
     def start(self, head: RequestHead) -> None:
-        at = self._at
-        if at == len(self._digits):  # for many at once, which is cheaper
-            self._digits = hexlify(self._rng.randbytes(_PAIRS * _PAIR // 2))
-            at = 0
-        self._at = at + _PAIR
-        head.trace_id = trace_id = self._digits[at : at + _TRACE_ID]
-        parent_id = self._digits[at + _TRACE_ID : at + _PAIR]
-        head.forwarded += b"traceparent: 00-%b-%b-01\r\n" % (trace_id, parent_id)
+        head.trace_id, line = self._next()
+        head.forwarded += line
+
+
+def _traces(rng: Random) -> Iterator[tuple[bytes, bytes]]:
+    """A new id and its `traceparent`, without end; many at once, which is cheaper."""
+    while True:
+        digits = hexlify(rng.randbytes(_PAIRS * _PAIR // 2))  # a trace's and a parent's, in turn
+        for at in range(0, len(digits), _PAIR):
+            trace_id, parent_id = digits[at : at + _TRACE_ID], digits[at + _TRACE_ID : at + _PAIR]
+            yield trace_id, b"traceparent: 00-%b-%b-01\r\n" % (trace_id, parent_id)

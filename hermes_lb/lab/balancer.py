@@ -61,7 +61,7 @@ class Balancer:
                 run.failed(job, "no server", now)
                 return
         if server is not None:
-            job.lease = pool.lease(server, now)
+            job.lease = pool.lease(server, now, job)
             run.begin(job, now)
             return
         job.queued_at = now

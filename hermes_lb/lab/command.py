@@ -144,7 +144,7 @@ def _live(asked: Asked, console: Console, errors: Console) -> int:
     )  # fmt: skip
     print_comparison(console, rows)
     _write(asked.output / "live.json", json.dumps(rows, indent=1) + "\n", console)
-    return int(not all(row["agrees"] for row in rows))
+    return int(any(row["agrees"] is False for row in rows))
 
 
 def _write(path: Path, text: str, console: Console) -> None:

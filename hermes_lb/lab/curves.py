@@ -26,40 +26,39 @@ _WIDE: Final = 20.0
 
 
 def forest(result: dict[str, Any]) -> str:
-    """The summary's figure of each strategy, the best first, with its interval."""
-    goal, point = result["summary"]["goal"], result["points"][0]
-    order = [name for name in ranked(point, goal) if min(point["runs"][name][goal]) >= 0.0]
-    found = means(point, goal)
-    if not order:
-        return ""
-    spans = {name: _span(goal, *found[name]) for name in order}
-    width, left, right = 720, 130, 150
-    bottom = _ROW * len(order) + 6
-    x, ticks = _scale([v for span in spans.values() for v in span], left, width - right)
-    parts = [
-        part
-        for tick in ticks
-        for part in (
-            svg.line("axis", x(tick), 0, x(tick), bottom),
-            svg.text(x(tick), bottom + 14, _tick(goal, tick)),
-        )
-    ]
-    parts.append(svg.text((left + width - right) / 2, bottom + 30, _axis(goal)))
-    ties = {result["summary"]["best"], *result["summary"]["ties"]}
-    for place, name in enumerate(order):
+    """How many times as bad as the best each strategy is, with its interval, the best first; and
+    the summary's figure in words."""
+    found = result["summary"]
+    goal, best, others = found["goal"], found["best"], found["others"]
+    compared = {best: (1.0, 1.0, 1.0)}
+    for name, by in others.items():
+        if by["times"] >= 0.0:
+            is_sure = by["high"] >= 0.0
+            interval = (by["low"], by["high"]) if is_sure else (by["times"], by["times"])
+            compared[name] = by["times"], *interval
+    average = means(result["points"][0], goal)
+    width, left, right = 720, 130, 190
+    bottom = _ROW * len(compared) + 6
+    ends = [value for one in compared.values() for value in one]
+    x, ticks = _scale(ends, left, width - right, is_ratio=True)
+    parts: list[str] = []
+    for tick in ticks:
+        parts.append(svg.line("axis", x(tick), 0, x(tick), bottom))
+        parts.append(svg.text(x(tick), bottom + 14, f"{tick:.10g}"))
+    parts.append(svg.text((left + width - right) / 2, bottom + 30, "times the best"))
+    close = {best, *found["ties"]}
+    for place, (name, (times, low, high)) in enumerate(compared.items()):
         middle = _ROW * place + 14
-        mean, half = found[name]
-        low, high = spans[name]
-        text = shown(goal, mean) + (
-            "" if isinf(half) else f" \N{PLUS-MINUS SIGN} {shown(goal, half)}"
-        )
+        text = shown(goal, average[name].mean)
+        if name != best:
+            text += f", {times:.3g} times"
         parts += [
             svg.text(0, middle + 4, name, "start", "name"),
             svg.line("whisker", x(low), middle, x(high), middle),
-            svg.dot("p50" if name in ties else "other", x(mean), middle),
+            svg.dot("p50" if name in close else "other", x(times), middle),
             svg.text(x(high) + 9, middle + 4, text, "start"),
         ]
-    return svg.drawing(width, bottom + 36, f"{_axis(goal)}, by strategy", parts)
+    return svg.drawing(width, bottom + 36, f"{FIGURES[goal].title}, by strategy", parts)
 
 
 def sweeps(result: dict[str, Any]) -> dict[str, str]:
@@ -102,7 +101,11 @@ def _curves(
     places = [place(point) for point in points]
     spans = [_span(figure, *one[name]) for one in found for name in names]
     y, ticks = _scale([v for span in spans for v in span], _HEIGHT - _BOTTOM, _TOP)
-    x, _ = _scale(places, _LEFT + 8, _WIDTH - _RIGHT - 8, is_linear=True)
+    first, wide = places[0], (places[-1] - places[0]) or 1.0
+
+    def x(at: float) -> float:
+        return _LEFT + 8 + (_WIDTH - _LEFT - _RIGHT - 16) * (at - first) / wide
+
     parts: list[str] = []
     for tick in ticks:
         parts += [
@@ -154,20 +157,13 @@ def _tick(figure: str, value: float) -> str:
     return f"{value:,.10g} s" if FIGURES[figure].unit == "s" else shown(figure, value)
 
 
-def _axis(figure: str) -> str:
-    unit = FIGURES[figure].unit
-    return FIGURES[figure].title + (" (seconds)" if unit == "s" else "")
-
-
 def _scale(
-    values: Sequence[float], begin: float, end: float, *, is_linear: bool = False
+    values: Sequence[float], begin: float, end: float, *, is_ratio: bool = False
 ) -> tuple[Callable[[float], float], list[float]]:
-    """A function to pixels, and ticks: from 0, or logarithmic if the values differ much."""
-    high = max(values)
+    """A function to pixels, and ticks: from 0, or (ratios) from the least; logarithmic if values
+    differ much."""
+    high = max(values) or 1.0
     positive = [value for value in values if value > 0.0] or [1.0]
-    if is_linear:
-        low = min(values)
-        return lambda v: begin + (end - begin) * (v - low) / ((high - low) or 1.0), []
     if high / min(positive) > _WIDE:
         bottom, top = floor(log10(min(positive))), ceil(log10(high))
 
@@ -176,10 +172,15 @@ def _scale(
             return begin + (end - begin) * share
 
         return by_log, [10.0**power for power in range(bottom, top + 1)]
-    step = _step(high or 1.0)
-    top_value = step * ceil((high or 1.0) / step)
-    ticks = [step * i for i in range(round(top_value / step) + 1)]
-    return lambda value: begin + (end - begin) * value / top_value, ticks
+    low = min(positive) if is_ratio else 0.0
+    step = _step((high - low) or 1.0)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    last += last == first
+
+    def linear(value: float) -> float:
+        return begin + (end - begin) * (value / step - first) / (last - first)
+
+    return linear, [step * i for i in range(first, last + 1)]
 
 
 def _step(high: float) -> float:

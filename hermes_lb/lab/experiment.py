@@ -95,7 +95,10 @@ class Experiment:
         self, traffic: Traffic, strategy: str, seed: int, fleet: Fleet, workload: Workload
     ) -> Run:
         rng = Random(f"{seed} {strategy}")
-        return fleet.run(maker(strategy), workload, rng, sticky=traffic.sticky)
+        timeout = self.setup.queue_timeout
+        return fleet.run(
+            maker(strategy), workload, rng, sticky=traffic.sticky, queue_timeout=timeout
+        )
 
 
 def rounded(figures: Figures) -> Figures:

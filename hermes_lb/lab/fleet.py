@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
 from hermes_lb.backends import Pool
-from hermes_lb.balancing import STRATEGIES
+from hermes_lb.balancing import make
 from hermes_lb.config import Address, Backend
 from hermes_lb.config import Server as Configured
 from hermes_lb.lab.balancer import Balancer
@@ -67,7 +68,7 @@ class Fleet:
 
 def maker(name: str) -> Callable[[], Strategy]:
     """A maker of the strategy of this name, with its default options."""
-    return STRATEGIES[name]
+    return partial(make, name)
 
 
 def make_fleet(

@@ -98,9 +98,10 @@ def _section(number: int, result: dict[str, Any]) -> str:
         f'<section id="r{number}"><h2>{escape(result["scenario"])}</h2>'
         f"<p>{escape(result['text'])}</p><p class='soft'>{escape(condition(result))}</p>"
         f'<div class="says"><b>{escape(first)}</b><p>{escape(" ".join(more))}</p></div>'
-        f"<h3>{title[0].upper()}{title[1:]}: the mean of the seeds with its 95 % interval</h3>"
+        f"<h3>{title[0].upper()}{title[1:]}: how many times the best, with 95 % intervals</h3>"
         f"{_wide(title, forest(result))}"
-        f'<p class="soft">Blue: the best, and those that can not be distinguished from it.</p>'
+        '<p class="soft">Blue: the best, and those that cannot be distinguished from it. '
+        "Intervals: of the ratio in the same workload, for all strategies together.</p>"
         f"{'<h3>Over the sweep</h3>' + over if curves else ''}"
         f"{_wide('Figures', _table(rows))}{latencies}{_logged(result)}"
         "<details><summary>Over time</summary>"

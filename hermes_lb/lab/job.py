@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 _HEAD: Final = b"POST /v1/responses HTTP/1.1\r\nHost: lab\r\n\r\n"
 _HEAD_OF_CALL: Final = (
     b"POST /v1/responses HTTP/1.1\r\nHost: lab\r\nX-Session-Id: %d\r\nX-Prefix: %d\r\n"
-    b"X-Input-Tokens: %d\r\nX-Output-Tokens: %d\r\n\r\n"
+    b"Content-Length: %d\r\n\r\n"
 )
+_BYTES: Final = 4  # of a token, in English text
 
 
 class Job:
@@ -63,13 +64,20 @@ class Job:
 
     @property
     def request_head(self) -> bytes:
-        """Of a model call: with its session, the first block of its own prefix, and its tokens."""
+        """Of a model call: with its session, a number of its own prefix, and its length."""
         tokens = self.workload.tokens
         if tokens is None:
             return _HEAD
         number = self.number
-        output = tokens.outputs[number]
-        return _HEAD_OF_CALL % (self.user, tokens.prefix(number), tokens.inputs[number], output)
+        return _HEAD_OF_CALL % (self.user, tokens.prefix(number), _BYTES * tokens.inputs[number])
+
+    @property
+    def output(self) -> int:
+        """Bytes of the response; -1: unknown, or it was no good one."""
+        tokens = self.workload.tokens
+        if tokens is None or self.status != 200:
+            return -1
+        return _BYTES * tokens.outputs[self.number]
 
     def lease_granted(self, lease: Lease) -> None:
         self.lease = lease

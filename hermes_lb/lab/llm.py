@@ -35,8 +35,9 @@ class Model:
     `tensor_parallel` 8, of Splitwise's published measurements (Patel et al., ISCA 2024;
     splitwise-sim, data/perf_model.csv). Times per token of batches of 1, 2, 4, 8, 16, 32, 64 are
     29.7, 30.1, 31.8, 32.4, 34.2, 38.9, 50.0 ms; prefills of 4,096 to 32,768 tokens in batches of
-    512 take 0.49, 1.05, 2.02, 3.83 s. A chunk has 512 tokens as in Sarathi-Serve. The cache is what
-    0.9 x 640 GB leave beside 140 GB of weights, at 2 x 80 layers x 8 heads x 128 x 2 B a token.
+    512 take 0.49, 1.05, 2.02, 3.83 s. A chunk has 512 tokens as in Sarathi-Serve. The cache is
+    the 2 TB of host memory of such a machine, at 2 x 80 layers x 8 heads x 128 x 2 B a token (as
+    LMCache and Mooncake use it; the GPUs' own memory would hold 1.3 million).
     """
 
     base: float = 0.0296  # seconds of an iteration, whatever it does
@@ -44,7 +45,7 @@ class Model:
     token: float = 0.000117  # seconds for each token of prefill
     chunk: int = 512  # tokens of prefill in an iteration
     slots: int = 16  # requests at a time
-    cache: int = 1_300_000  # tokens
+    cache: int = 6_000_000  # tokens
     move: float = 0.05  # seconds to load a session's state, where its last call was elsewhere
 
     def __post_init__(self) -> None:
@@ -197,4 +198,4 @@ class LlmMachine(Machine):
         self.running -= 1
         if self.queue:
             self._admit(self.queue.popleft(), now)
-        job.lease.release()
+        job.lease.release(job.output)

@@ -86,4 +86,4 @@ class Machine:
         self.running -= 1
         if self.queue and job.status:
             self._serve(self.queue.popleft(), now)
-        job.lease.release()
+        job.lease.release(job.output)

@@ -44,9 +44,9 @@ def summary(points: Sequence[dict[str, Any]], goal: str = GOAL) -> dict[str, Any
         sentences.append(f"Not distinguishable from it in {seeds} seeds: {', '.join(ties)}.")
     clear = [name for name in others if name not in ties]
     if clear:
-        sentences.append(f"Next is {clear[0]}, {_by(others[clear[0]], goal)}.")
+        sentences.append(f"Next is {clear[0]}, {_by(others[clear[0]])}.")
     if len(clear) > 1:
-        sentences.append(f"Last is {clear[-1]}, {_by(others[clear[-1]], goal)}.")
+        sentences.append(f"Last is {clear[-1]}, {_by(others[clear[-1]])}.")
     if len(points) > 1:
         sentences.append(_elsewhere(points, goal, best))
     return {
@@ -57,9 +57,9 @@ def summary(points: Sequence[dict[str, Any]], goal: str = GOAL) -> dict[str, Any
         "ties": ties,
         "others": {
             name: {
-                "times": round(by.middle, 6),
-                "low": round(by.low, 6),
-                "high": -1.0 if isinf(by.high) else round(by.high, 6),
+                "times": _finite(by.middle),
+                "low": _finite(by.low),
+                "high": _finite(by.high),
             }
             for name, by in others.items()
         },
@@ -88,17 +88,19 @@ def _worse(values: Sequence[float], best: Sequence[float], goal: str, comparison
     return ratio(*(pair if figure.is_better_low else pair[::-1]), comparisons)
 
 
-def _by(by: Ratio, goal: str) -> str:
+def _finite(value: float) -> float:
+    return -1.0 if isinf(value) else round(value, 6)
+
+
+def _by(by: Ratio) -> str:
     if isinf(by.middle):
         return "which served nothing"
-    text = _more(by.middle)
+    is_share = by.middle < 2.0
+    less, kind = (1.0, ".1%") if is_share else (0.0, ".3g")
+    text = f"{by.middle - less:{kind}} " + ("worse" if is_share else "times as bad")
     if not isinf(by.high):
-        text += f" (95 %: {_more(by.low)} to {_more(by.high)})"
+        text += f" (95 %: {by.low - less:{kind}} to {by.high - less:{kind}})"
     return text + (", which hardly matters" if by.middle < 1.0 + _NEGLIGIBLE else "")
-
-
-def _more(times: float) -> str:
-    return f"{times - 1.0:.1%} worse" if times < 2.0 else f"{times:.3g} times as bad"
 
 
 def _elsewhere(points: Sequence[dict[str, Any]], goal: str, best: str) -> str:

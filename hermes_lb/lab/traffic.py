@@ -9,12 +9,17 @@ from math import ceil
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from hermes_lb.lab.engine import QUEUE_TIMEOUT
 from hermes_lb.lab.fleet import Fleet, make_fleet
 from hermes_lb.lab.llm import LlmMachine, Model
+from hermes_lb.lab.machine import Machine
 from hermes_lb.lab.recording import as_recorded, drawn
 from hermes_lb.lab.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hermes_lb.backends import Server
     from hermes_lb.lab.recording import Recording
     from hermes_lb.lab.scenarios import Scenario
     from hermes_lb.lab.workloads import Workload
@@ -34,7 +39,13 @@ class Setup:
     speed: float | None = None  # of a recording, in its own pace
     rate: float | None = None  # sessions a second
     load: float | None = None
+    limit: int = 0  # requests at a time that a balancer sends to a server; more wait in it
+    queue_timeout: float = QUEUE_TIMEOUT  # seconds
     model: Model = field(default_factory=Model)
+
+    def of_fleet(self) -> dict[str, Any]:
+        """The options of `make_fleet`."""
+        return {"balancers": self.balancers, "share": self.share, "limit": self.limit}
 
 
 class Traffic:
@@ -75,8 +86,7 @@ class ScenarioTraffic(Traffic):
         return scenario.workload(seed, self._requests, servers)
 
     def fleet(self, servers: int, horizon: float) -> Fleet:
-        setup = self._setup
-        return self._scenario.fleet(servers, horizon, balancers=setup.balancers, share=setup.share)
+        return self._scenario.fleet(servers, horizon, **self._setup.of_fleet())
 
     def described(self, servers: int) -> dict[str, Any]:
         scenario = self._scenario
@@ -134,13 +144,11 @@ class RecordedTraffic(Traffic):
         return drawn(recording, rng, rate=rate * (setup.speed or 1.0))
 
     def fleet(self, servers: int, horizon: float) -> Fleet:
-        setup, slots = self._setup, self.slots(servers)
-        if self.model is None:
-            return make_fleet(servers, slots, balancers=setup.balancers, share=setup.share)
-        machine = partial(LlmMachine, model=replace(self.model, slots=slots))
-        return make_fleet(
-            servers, slots, balancers=setup.balancers, share=setup.share, machine=machine
-        )
+        slots = self.slots(servers)
+        machine: Callable[[list[Server], int, int], Machine] = Machine
+        if self.model is not None:
+            machine = partial(LlmMachine, model=replace(self.model, slots=slots))
+        return make_fleet(servers, slots, machine=machine, **self._setup.of_fleet())
 
     def described(self, servers: int) -> dict[str, Any]:
         recording, setup = self.recording, self._setup

@@ -42,7 +42,7 @@ class _Rule:
 
     @property
     def turns(self) -> NamedTurns | None:
-        backend, _, rules, _ = self.destination
+        backend, _, rules, _, _ = self.destination
         if rules is None or rules.turns is None:
             return None
         return NamedTurns(backend, rules, rules.turns)
@@ -86,12 +86,14 @@ def _destination(
         return Destination(cast("Backend", backend), is_logged, rules, policy)
 
     made = [leading_to(backends[name]) for name in route.backend_names] or [leading_to(None)]
-    if len(made) > 1:
-        shares = list(map(Share, route.backends.values(), made))
-        made.insert(0, leading_to(made[0].backend))
-        if (policy := made[0].policy) is not None:
-            policy.split = Split(shares, route.split_by)
-    return made[0]
+    if len(made) == 1:
+        return made[0]
+    # One more, whose policy chooses: those of the others are for what they are chosen for.
+    entry = leading_to(made[0].backend)._replace(choices=tuple(made))
+    if entry.policy is not None:
+        shares = [Share(weight, backends[name]) for name, weight in route.backends.items()]
+        entry.policy.split = Split(shares, route.split_by)
+    return entry
 
 
 def _policy(

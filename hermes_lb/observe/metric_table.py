@@ -83,6 +83,11 @@ def _of_requests(seen: Observed) -> Iterator[MetricRow]:
         "counter", "hermes_lb_turns_total", (*_BACKEND, "outcome"),
         "Turns, and requests that followed one, by what became of them", _turns(seen),
     )
+    yield MetricRow(
+        "counter", "hermes_lb_strategy_failures_total", _BACKEND,
+        "Mistakes of a strategy of one's own, whose requests went by round robin",
+        (((pool.name,), pool.unserved.strategy_failures) for pool in list(seen.pools.values())),
+    )
 
 
 def _of_phases(seen: Observed) -> Iterator[MetricRow]:

@@ -24,11 +24,18 @@ INHERITED = {"is_inherited": True}
 
 
 class Kinds:
-    """The options of all kinds. `selector` is the key that says which kind it is."""
+    """The options of all kinds. `selector` is the key that says which kind it is.
 
-    def __init__(self, selector: str, models: Mapping[str, type[Section]]) -> None:
+    `undescribed`: a kind whose keys are in no JSON Schema, so that the problems of unknown ones are
+    worded here.
+    """
+
+    def __init__(
+        self, selector: str, models: Mapping[str, type[Section]], *, undescribed: str = ""
+    ) -> None:
         self._selector = selector
         self._models = models
+        self._undescribed = undescribed
 
     def validate(self, kind: str, given: Any, context: Any = None) -> Section:
         """A table, or a model -> the model of this kind; `context`: pydantic's.
@@ -86,6 +93,9 @@ class Kinds:
         own = self._models[kind].model_fields
         every = [name for model in self._models.values() for name in model.model_fields]
         near = did_you_mean(key, own) or did_you_mean(key, every)
+        if kind == self._undescribed and (near is None or near in own):
+            keys = f"the keys here are {', '.join(own)}" if own else "there are no keys here"
+            return f"unknown key; {keys if near is None else f'did you mean {quoted(near)}?'}"
         if near is None or near in own:
             return None
         return (

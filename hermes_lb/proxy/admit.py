@@ -50,7 +50,7 @@ def admit(exchange: Exchange, now: float) -> bool:
                 return False
             if (policy := exchange.policy) is not None:  # of the backend that was chosen
                 limits, rates = policy, policy.rates
-        exchange.backend, exchange.is_logged, exchange.rules, _ = destination
+        exchange.backend, exchange.is_logged, exchange.rules, _, _ = destination
         if head.method == b"TRACE" and not frontend.allows_trace:
             raise RequestRefused(405, "TRACE is not served")
         if head.length > limits.most_in_body:
@@ -106,7 +106,8 @@ def _by_policy(
         exchange.reply(reply, "LR", may_keep=exchange.may_keep_client)
         return None
     if policy.split is not None:
-        destination = policy.split.choose(head, exchange.client_address, now)
+        choice = policy.split.choose(head, exchange.client_address, now)
+        destination = destination.choices[choice]
         exchange.policy = policy = destination.policy or policy
     exchange.limits = policy.phase_limits
     return destination

@@ -14,10 +14,11 @@ class Destination(NamedTuple):
     """A backend; whether the access log shows the request; what holds for its streams.
 
     `policy`: what the route and the backend have of their own; None: all is as for any request,
-    and nothing more is done.
+    and nothing more is done. `choices`: what its `split` chooses from.
     """
 
     backend: Backend
     is_logged: bool
     rules: StreamRules | None
     policy: Policy | None = None
+    choices: tuple[Destination, ...] = ()

@@ -135,7 +135,7 @@ class Kept(Source):
 class Peer:
     """A client's connection: its frontend and its addresses.
 
-    - `scheme`: b"http" or b"https". `tls_version`: "" without TLS.
+    - `scheme`: b"http" or b"https". `tls_version`: "" without TLS. `tls_name`: by SNI.
     - `address`, `port`: of the client, plain; by a PROXY header if there was one.
     - `destination`: the address that the client connected to, if a PROXY header has it.
     - `identity`: field lines for the servers. `certificate`: those about the client's certificate.
@@ -151,6 +151,7 @@ class Peer:
         "log_name",
         "port",
         "scheme",
+        "tls_name",
         "tls_version",
     )
 
@@ -165,6 +166,7 @@ class Peer:
         self.certificate = b""
         self.is_trusted = False
         self.tls_version = ""
+        self.tls_name = ""
 
 
 @trait

@@ -10,7 +10,7 @@ from hermes_lb.affinity import CookieAffinity, KeyRules
 from hermes_lb.affinity.table import SessionTable
 from hermes_lb.backends import Pool
 from hermes_lb.backends.dialing import Dialer
-from hermes_lb.balancing import STRATEGIES, ConsistentHash, Learner
+from hermes_lb.balancing import ConsistentHash, Learner, make, strategy_type
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.errors import NoServer, Retry, SessionLost
 
@@ -115,7 +115,8 @@ class Backend:
         )
 
     def _set_strategy(self, configured: config.Backend) -> None:
-        self.strategy = STRATEGIES[configured.balance](configured.strategy)
+        self.strategy = make(configured.balance, configured.strategy)
+        self._strategy_type = strategy_type(configured.balance)  # a reload may bring another
         self.learner = self.strategy if isinstance(self.strategy, Learner) else None
 
     def _set_up(self, configured: config.Backend, dialer: Dialer) -> None:
@@ -123,9 +124,9 @@ class Backend:
         servers = self.pool.servers
         self.dialer = dialer
         self.retries = configured.retries
+        self.is_logged = configured.access_log
         self.wait_for_server = configured.wait_for_server
         self._max_queue = configured.max_queue
-        self.is_logged = configured.access_log
         self.outliers = self.pool.outliers
         # Whether each response has to be seen (`answered`).
         self.observes = self.outliers is not None or self.learner is not None
@@ -186,7 +187,9 @@ class Backend:
         `before_serving` is called when the pool has its servers, which no request has got yet.
         """
         before, self.configured = self.configured, configured
-        if (before.balance, before.strategy) != (configured.balance, configured.strategy):
+        is_same_code = strategy_type(configured.balance) is self._strategy_type
+        is_same = (before.balance, before.strategy) == (configured.balance, configured.strategy)
+        if not (is_same and is_same_code):
             self.strategy.detach(self.pool)
             self._set_strategy(configured)
         self.pool.expects_servers = configured.discovery is not None
@@ -315,8 +318,8 @@ class Backend:
             if lease is not None:
                 return lease  # otherwise it is full by now: another one, or the queue
         most = self._max_queue
-        if self.wait_for_server and seeker.pinned_to is None and self.must_await_server:
-            most = most or _MOST_STARTING
+        if not most and seeker.pinned_to is None and self.must_await_server:
+            most = _MOST_STARTING
         if most and pool.queue_length >= most:
             raise NoServer(f"{pool.queue_length} requests wait for a server of {self.name} already")
         return None
@@ -324,7 +327,7 @@ class Backend:
     @property
     def must_await_server(self) -> bool:
         """No server is up, and requests wait for the first one (`wait_for_server`)."""
-        return self.wait_for_server > 0.0 and not self.pool.can_wait(())
+        return self.wait_for_server > 0.0 and not self.pool.is_any_up
 
     def _pick(self, seeker: Seeker, now: float) -> Server | None:
         pool = self.pool

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hermes_lb.http import RequestHead
-    from hermes_lb.proxy.destination import Destination
+    from hermes_lb.proxy.select import Backend
 
 _RANGE = 2.0**64
 
 
 class Share(NamedTuple):
-    """A backend's part of the clients. `weight`: above 0."""
+    """A backend's part of the clients."""
 
     weight: int
-    destination: Destination
+    backend: Backend
 
 
 class Split:
@@ -38,31 +38,32 @@ class Split:
     def __init__(self, shares: Sequence[Share], by: str) -> None:
         """`by`: `"client"`, `"header:NAME"`, `"cookie:NAME"` or `"query:NAME"`; a request without
         that goes by its client's address."""
-        self._shares = [share for share in shares if share.weight]
+        self._shares = [one for one in enumerate(shares) if one[1].weight]
         self._find: Callable[[bytes], bytes] | None = None
         if by != "client":
             self._find = key_finder(by)
 
-    def choose(self, head: RequestHead, client_address: str, now: float) -> Destination:
-        """The backend of this client; while that has no server, the one with the next best score.
+    def choose(self, head: RequestHead, client_address: str, now: float) -> int:
+        """The number of this client's backend among the shares; while that has no server, of the
+        one with the next best score.
 
         If none has one, it is the first choice that answers so.
         """
         key = b"" if self._find is None else self._find(_as_message(head))
         if not key:
             key = client_key(client_address).encode() if client_address else b""
-        ranked = sorted(self._shares, key=lambda share: _score(key, share))
-        for share in ranked:
-            pool = share.destination.backend.pool
+        ranked = sorted(self._shares, key=lambda one: _score(key, one[1]))
+        for number, share in ranked:
+            pool = share.backend.pool
             if pool.may_any_serve((), now) or pool.can_wait(()):
-                return share.destination
-        return ranked[0].destination
+                return number
+        return ranked[0][0]
 
 
 def _score(key: bytes, share: Share) -> float:
     """An exponential variable with the weight as its rate: the least of several wins with a
     probability that is proportional to its rate."""
-    hashed = hash64(share.destination.backend.name.encode() + b"\0" + key)
+    hashed = hash64(share.backend.name.encode() + b"\0" + key)
     return -log((hashed + 1.0) / (_RANGE + 1.0)) / share.weight
 
 

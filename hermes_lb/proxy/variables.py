@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
     from hermes_lb.http import RequestHead
-    from hermes_lb.proxy.policy import Policy
     from hermes_lb.proxy.ports import Peer
     from hermes_lb.proxy.select import Backend
+
+
+class Named(Protocol):
+    """A policy: `name` is its route's."""
+
+    name: str
 
 
 class Asked(Protocol):
@@ -29,9 +34,11 @@ class Asked(Protocol):
     client_address: str
     head: RequestHead
     peer: Peer
-    policy: Policy | None
     server: Server | None
     status: int
+
+    @property
+    def policy(self) -> Named | None: ...
 
 
 _HIDDEN = re.compile(rb"[^\x20-\x7e]")
@@ -87,6 +94,8 @@ def value_of(name: str, asked: Asked) -> bytes:
         case "tls_client":
             found = _S_DN.search(peer.certificate)
             return found[1] if found is not None else b""
+        case "tls_name":
+            return peer.tls_name.encode()
         case "tls_version":
             return peer.tls_version.encode()
         case "trace_id":

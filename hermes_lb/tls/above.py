@@ -27,8 +27,9 @@ class TlsClient:
         """Bytes have come; until `tls_opened` the connection is within its handshake."""
         raise NotImplementedError
 
-    def tls_opened(self, version: str, certificate: bytes) -> None:
-        """The handshake is done. `certificate`: field lines about the client's, for the servers."""
+    def tls_opened(self, version: str, server_name: str, certificate: bytes) -> None:
+        """The handshake is done. `server_name`: by SNI, or "". `certificate`: field lines about the
+        client's, for the servers."""
         raise NotImplementedError
 
     def tls_failed(self) -> None:

@@ -82,6 +82,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         "_raw",
         "_records",
         "_run_queue",
+        "_server_name",
         "_tls",
         "_waiting",
     )
@@ -94,6 +95,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._run_queue = run_queue
         self._raw: asyncio.Transport = cast("asyncio.Transport", None)
         self._hello: bytearray | None = bytearray()
+        self._server_name = ""  # in it
         self._needs = 1  # bytes of it, before it is worth a look
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
@@ -182,6 +184,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
             self._needs = said
             return
         self._hello = None
+        self._server_name = said.server_name
         context = certificates.context_for(said.server_name)
         if context is None:
             self._raw.write(_UNRECOGNIZED_NAME)
@@ -222,7 +225,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._is_open = True
         forwards = self._certificates is not None and self._certificates.forwards_client_certificate
         version = sys.intern(tls.version() or "")
-        client.tls_opened(version, certificate_fields(tls) if forwards else b"")
+        certificate = certificate_fields(tls) if forwards else b""
+        client.tls_opened(version, self._server_name, certificate)
         self._certificates = None
         if self._in.pending:  # the beginning of a record: OpenSSL reads no further than it must
             self._decrypt(self._records.split(self._in.read()))

@@ -44,6 +44,7 @@ class StoreOptions(Section):
     url_file: str | None = Field(None, min_length=1)
     directory: str | None = Field(None, min_length=1)  # of the embedded one
     secret_file: str | None = None  # for digests; equal on all balancers
+    key_file: str | None = None  # encrypts responses in the store; equal on all balancers
 
 
 class TurnOptions(Section):

@@ -6,7 +6,8 @@
     Reading     a follower's place in a journal, of this process's turns or of another balancer's
 
 Every method that waits for the store raises `StoreAway` within the store's patience: it can't be
-reached, is read-only, full, loading, or a failover is in progress.
+reached, is read-only, full, loading, or a failover is in progress. A store that is busy is waited
+for longer.
 """
 
 from __future__ import annotations

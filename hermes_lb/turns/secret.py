@@ -1,4 +1,5 @@
-"""The secret of all digests: equal on all balancers that share a store, and never in the store."""
+"""The secret of all digests, and the key of what is stored: equal on all balancers that share a
+store, and never in the store."""
 
 from __future__ import annotations
 
@@ -27,6 +28,14 @@ def turn_secret(options: StoreOptions) -> bytes:
     except FileNotFoundError:
         _make(path)
         return _key_of(_read(path))
+
+
+def store_key(options: StoreOptions) -> bytes | None:
+    """32 bytes, of `key_file`; None without one. Raises as `turn_secret`."""
+    if options.key_file is None:
+        return None
+    data = _read(Path(options.key_file))
+    return blake2b(data, digest_size=32, person=b"hermes-at-rest").digest()
 
 
 def _read(path: Path) -> bytes:

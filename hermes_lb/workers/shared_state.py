@@ -99,8 +99,7 @@ class SharedState:
 
         `prepared` is called with new or changed servers and removed ones before the workers know of
         them: a server that has to pass a check first is not used before. The costs are those of
-        these servers. Raises ValueError if there are not enough rows; the workers are not
-        notified then.
+        these servers. Raises ValueError if there are not enough rows; the workers are not notified.
         """
         pool = self.pools.get(backend)
         if pool is None:

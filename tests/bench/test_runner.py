@@ -21,7 +21,7 @@ from bench.live.upstreams import Upstreams
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BENCH = Bench(Path(), 2.0, 0, 1, (), Upstreams((), (), "none", "", None, ()), 0, None)
+BENCH = Bench(Path(), 2.0, 0, 1, (), Upstreams((), (), (), "none", "", None, ()), 0, None)
 
 
 @pytest.fixture(autouse=True)

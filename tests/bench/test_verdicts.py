@@ -13,7 +13,7 @@ from bench.live.requirements import REQUIREMENTS, Verdict, judge
 from bench.live.results import Results
 from bench.live.upstreams import Upstreams
 
-TWO_CORES = Bench(Path(), 1, 0, 1, (), Upstreams((), (), "none", "", None, ()), 0, None)
+TWO_CORES = Bench(Path(), 1, 0, 1, (), Upstreams((), (), (), "none", "", None, ()), 0, None)
 
 
 def verdict(results: Results, title: str) -> Verdict:

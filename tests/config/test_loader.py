@@ -40,7 +40,7 @@ FORMATS = 'allowed is "httplog", "json" or "combined"'
 STRATEGIES = (
     'allowed is "round_robin", "leastconn", "ip_hash", "random", "consistent_hash", "maglev", '
     '"p2c", "peak_ewma", "prequal", "least_load", "least_sessions", "least_tokens", '
-    '"session_stealing", "dual_map", "selective_push" or "fair_queue"'
+    '"session_stealing", "dual_map", "selective_push", "fair_queue" or "python:module:Class"'
 )
 
 

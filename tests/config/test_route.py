@@ -1,4 +1,4 @@
-"""The options of a route, and the errors of wrong ones."""
+"""What a route may have, and the errors for all else."""
 
 from __future__ import annotations
 

@@ -61,7 +61,9 @@ async def test_files_of_no_use_leave_the_old_one(
     tls = {"certificate": str(mounted.path("tls.crt")), "key": str(mounted.path("tls.key"))}
     caplog.set_level("INFO", "hermes_lb.admin")
     async with admin_listener(tls=tls) as client:
-        mounted.replace(**{**good, "tls.key": files_of("127.0.0.1")["tls.key"]})
+        # The certificate is read before the key, and must not be in use with the old one.
+        other = files_of("127.0.0.1", "wrong.test")
+        mounted.replace(**{**other, "tls.key": files_of("127.0.0.1")["tls.key"]})
         await until(lambda: caplog.records)
         assert await names_shown(client) == {"127.0.0.1"}
         mounted.replace(**files_of("127.0.0.1", "later.test"))

@@ -11,13 +11,16 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from agent_worker.redis_server import RedisServer
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend
 from hermes_lb.control import api, guard
 from hermes_lb.control.operator import NotPossible
 from hermes_lb.observe.certificates import CertificateView
+from hermes_lb.turns.states import CANCELLING
 from tests.support.needs import needs_package, needs_program
 from tests.support.operator import TOKEN, FakeOperator, admin_listener, agents
+from tests.support.turn_fleet import ValkeyFleet, record_of, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -110,6 +113,33 @@ async def test_it_shows_what_there_is(chromium: Any) -> None:
         await tab.page.get_by_text("Process 0").wait_for()
         await tab.page.get_by_text("pid 4711").wait_for()
         await tab.page.locator("#connection[data-state=live]").wait_for()
+
+
+async def test_turns_are_listed_when_asked_for_and_cancelled(chromium: Any) -> None:
+    operator = FakeOperator()
+    with RedisServer.start() as server:
+        fleet = ValkeyFleet(server.url)
+        store = await fleet.at(0)
+        claim = fleet.claim(key="k")
+        turn = await run(store, claim, b"data: secret\n\n")
+        async with showing(chromium, operator) as tab:
+            region = tab.page.get_by_role("region", name="Turns")
+            await region.get_by_role("button", name="List").click()
+            await region.get_by_text("no route has turns").wait_for()
+            operator.store_url = server.url
+            await region.get_by_role("button", name="List").click()
+            await region.get_by_text("1 turn, 1 running").wait_for()
+            text = await region.inner_text()
+            assert turn.id[:24] in text
+            assert turn.id not in text
+            assert "secret" not in text
+            await region.get_by_role("button", name="Cancel").click()
+            await tab.confirm("Cancel it")
+            await region.get_by_text("1 turn, 1 cancelling").wait_for()
+            assert not await region.get_by_role("button", name="Cancel").count()
+            assert (await record_of(store, claim, turn.id)).state == CANCELLING
+        await turn.cancelled()
+        await fleet.close()
 
 
 async def test_a_server_says_why_nothing_comes_and_not_what_its_checks_say(chromium: Any) -> None:

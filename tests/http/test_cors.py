@@ -1,4 +1,4 @@
-"""The origins that may read a response, by the Fetch standard."""
+"""Which pages may read a response, by the Fetch standard."""
 
 from __future__ import annotations
 

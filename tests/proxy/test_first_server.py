@@ -84,6 +84,19 @@ async def test_new_servers_serve_them(stage: Stage) -> None:
     assert (await client.read_response()).body == b"new"
 
 
+async def test_a_discovery_that_has_found_none_is_waited_for_too(stage: Stage) -> None:
+    """By this key's own limits, where without it the queue's hold."""
+    lb = await all_down(stage, backend=WAITS | {"max_queue": 1})
+    pool_of(lb).expects_servers = True
+    known = server_of(lb).config
+    plane = lb._plane
+    plane.set_servers("agents", [])
+    [client] = await asking(stage, lb, 1)
+    assert (await stage.ask(lb)).status == 503
+    plane.set_servers("agents", [known])
+    assert (await client.read_response()).status == 200
+
+
 @pytest.mark.parametrize(
     ("backend", "most"), [({"max_queue": 2}, 2), ({}, 3)], ids=["max_queue", "the default"]
 )

@@ -228,7 +228,7 @@ async def test_the_routes_rule_takes_the_place_of_the_servers(stage: Stage, orig
     assert answer.head.all("Vary") == ["Accept", "Origin"]
 
 
-# Access; answers without a server; and the order.
+# Networks; answers without a server; and the order.
 
 NET = ["127.0.0.2/32"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hermes_lb.turns.ports import BUSY, JOINED, OWNED, QUEUED, Claim, End
 from hermes_lb.turns.store.client import StoreClient
 from hermes_lb.turns.store.incarnation import retire
+from hermes_lb.turns.store.sealing import Sealing
 from hermes_lb.turns.store.stored_journals import StoredJournals
 from hermes_lb.turns.store.stored_turns import StoredTurns
 from hermes_lb.turns.store.timing import Timing
@@ -98,12 +99,15 @@ class ValkeyFleet(TurnFleet):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url = url
+        self.sealing = Sealing(None)  # of the next ones that are made
         self._clients: list[StoreClient] = []
 
     async def make(self) -> TurnStore:
         client = StoreClient(self.url, patience=self.patience)
-        journals = StoredJournals(client)
-        store = StoredTurns(client, journals, journals.subscriber, timing=self.timing)
+        journals = StoredJournals(client, self.sealing)
+        store = StoredTurns(
+            client, journals, journals.subscriber, sealing=self.sealing, timing=self.timing
+        )
         self._clients.append(client)
         store.start()
         return store

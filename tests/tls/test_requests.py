@@ -38,6 +38,16 @@ async def test_requests_and_responses_travel_encrypted(stage: Stage, certificate
     assert {request.get("X-Forwarded-For") for request in origin.requests} == {"127.0.0.1"}
 
 
+async def test_a_route_may_pass_what_tls_has_said(stage: Stage, certificate: str) -> None:
+    edits = {"set": {"X-Tls": "{scheme} {tls_version} {tls_name}"}}
+    route = {"backend": "agents", "request_headers": edits}
+    origin = await stage.serving()
+    lb = await stage.balancer(origin, frontend={**with_tls(certificate), "routes": [route]})
+    client = await tls_client(stage, lb)
+    assert (await client.ask("/")).status == 200
+    assert origin.requests[0].get("X-Tls") == "https TLSv1.3 a.test"
+
+
 @on_both_loops
 async def test_bytes_may_come_one_by_one(stage: Stage, certificate: str) -> None:
     origin = await stage.serving()

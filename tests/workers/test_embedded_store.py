@@ -33,9 +33,17 @@ class Agent:
     def __init__(self) -> None:
         self.executed = 0
         self.port = 0
+        self.may_end = asyncio.Event()  # of its stream
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         self.executed += 1
+        if request.path == "/stream":
+            stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await stream.prepare(request)
+            await stream.write(b"data: one\n\n")
+            await self.may_end.wait()
+            await stream.write(b"data: two\n\n")
+            return stream
         return web.Response(text=f"answer {self.executed}")
 
 
@@ -129,6 +137,36 @@ async def test_a_key_is_replayed_over_a_crash_and_a_restart(tmp_path: Path, agen
         running.signal(signal.SIGKILL)
         await until(lambda: not is_alive(valkey))  # it ends with its parent
     assert agent.executed == 2
+
+
+async def test_it_is_killed_in_the_midst_of_a_turn(tmp_path: Path, agent: Agent) -> None:
+    """The client hears all of it, and so does one that comes later; it is executed once."""
+    headers = {"Authorization": "Bearer a", "Idempotency-Key": "k"}
+    async with balancing(write(tmp_path, agent)) as running, aiohttp.ClientSession() as session:
+        url = f"{running.url.rstrip('/')}/stream"
+        valkey = await valkey_of(running)
+        async with session.post(url, headers=headers) as response:
+            assert "X-Hermes-Turn" in response.headers
+            heard = await response.content.readuntil(b"one\n\n")
+            os.kill(valkey, signal.SIGKILL)
+            await running.says("it is started again")
+            agent.may_end.set()
+            heard += await response.content.read()
+        assert [line for line in heard.split(b"\n") if line.startswith(b"data")] == [
+            b"data: one",
+            b"data: two",
+        ]
+        while True:
+            async with session.post(url, headers=headers) as response:
+                again, status = await response.read(), response.status
+                if response.headers.get("Idempotency-Replayed"):
+                    break
+            assert status in (200, 503), again  # it is joined until its end is stored
+            await asyncio.sleep(0.05)
+        assert again == heard
+        assert agent.executed == 1
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0
 
 
 async def test_an_upgrade_hands_it_over(tmp_path: Path, agent: Agent) -> None:

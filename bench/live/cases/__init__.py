@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.live.cases.first_token import FirstToken
-from bench.live.cases.http2 import Http2Get, Http2TlsGet, Http2Tokens
+from bench.live.cases.http2 import Http2Get, Http2ServersGet, Http2TlsGet, Http2Tokens
 from bench.live.cases.processes import Processes
 from bench.live.cases.requests import (
     ConnectionPerRequest,
@@ -37,6 +37,7 @@ CASES: dict[str, Case] = {
         Turns3000(),
         Http2Get(),
         Http2TlsGet(),
+        Http2ServersGet(),
         Http2Tokens(),
         FirstToken(),
         WebSocketEcho(),

@@ -1,4 +1,5 @@
-"""HTTP/2 from clients, with HTTP/1.1 to the servers: small GETs, tokens on many streams."""
+"""HTTP/2 from clients, with HTTP/1.1 to the servers: small GETs, tokens on many streams. And
+small GETs with HTTP/2 on both sides."""
 
 from __future__ import annotations
 
@@ -60,10 +61,12 @@ class Http2Get(SlicedCase):
     def left_out(self, bench: Bench) -> str | None:
         return None if h2load.is_installed() else f"h2load is missing: {h2load.INSTALL}"
 
+    def servers(self, bench: Bench) -> tuple[int, ...]:
+        return bench.upstreams.small
+
     @contextmanager
     def started(self, peer: Peer, bench: Bench) -> Iterator[Running]:
-        small = bench.upstreams.small
-        with peer.running(bench, small, tls=self.tls, http2=True) as proxy:
+        with peer.running(bench, self.servers(bench), tls=self.tls, http2=True) as proxy:
             self._load(proxy, bench, _WARM_UP)
             yield proxy
 
@@ -91,6 +94,21 @@ class Http2TlsGet(Http2Get):
     title = "Small GET by HTTP/2 over TLS: 4 connections of 50 streams"
     needs_certificate = True
     tls = True
+
+
+class Http2ServersGet(Http2Get):
+    name = "get-h2-servers"
+    title = "Small GET by HTTP/2, to the servers too: 4 connections of 50 streams"
+
+    def accepts(self, peer: Peer) -> bool:
+        return super().accepts(peer) and peer.has_http2_servers
+
+    def left_out(self, bench: Bench) -> str | None:
+        without = None if bench.upstreams.small_http2 else "its servers need nginx"
+        return super().left_out(bench) or without
+
+    def servers(self, bench: Bench) -> tuple[int, ...]:
+        return bench.upstreams.small_http2
 
 
 class Http2Tokens(Case):

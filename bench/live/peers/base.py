@@ -50,6 +50,7 @@ class Setup:
     certificate: Certificate | None  # None: plain HTTP. With one: no tickets, see cases.requests
     store: str  # the URL of a Valkey
     http2: bool = False  # clients may use HTTP/2
+    http2_servers: bool = False  # the servers use it
 
     def write(self, name: str, text: str) -> Path:
         path = self.directory / name
@@ -79,6 +80,7 @@ class Peer(ABC):
     has_tls: ClassVar[bool] = True
     has_websocket: ClassVar[bool] = True
     has_http2: ClassVar[bool] = False
+    has_http2_servers: ClassVar[bool] = False
     cases: ClassVar[frozenset[str]] = frozenset()  # the only ones it is there for; empty: all
     python: ClassVar[str | None] = None  # the interpreter that it runs on
     environment: ClassVar[Mapping[str, str] | None] = None  # added to ours
@@ -122,6 +124,7 @@ class Peer(ABC):
                 certificate=bench.certificate if tls else None,
                 store=bench.upstreams.store,
                 http2=http2,
+                http2_servers=upstreams == bench.upstreams.small_http2,
             )
             command = self.command(setup)
             log = setup.directory / "output.log"

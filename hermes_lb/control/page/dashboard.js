@@ -17,6 +17,7 @@ import {
 import { NOTABLE, Problems, badness } from "./problems.js";
 import { BackendCard } from "./servers.js";
 import { Store } from "./store.js";
+import { Turns } from "./turns.js";
 
 const FIRST_PAUSE = 1000; // milliseconds until it tries again
 const LONGEST_PAUSE = 15000;
@@ -30,6 +31,7 @@ const store = new Store(get);
 const tiles = new Tiles(by("tiles"));
 const changes = new Log(by("changes"), changeRow);
 const aborts = new Log(by("aborts"), abortRow);
+const turns = new Turns(by("turns-card"));
 const problems = new Problems(by("problems-title"), by("problems"), by("problems-more"));
 const filter = new Filter();
 const cards = new Map();
@@ -53,6 +55,7 @@ function show() {
   showProcesses(by("processes"), status.processes, time);
   showCertificates(by("certificates-card"), by("certificates"), status.certificates, time);
   showRoutes(by("routes"), status.frontends);
+  turns.show(status.frontends);
   showBackends(status.backends, servers, time);
 }
 

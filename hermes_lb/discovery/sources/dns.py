@@ -81,7 +81,7 @@ class DnsSource(Source):
         from asyncio import sleep  # not to validate a configuration
 
         options = self._options
-        resolver = self._resolver or _made(options)
+        resolver = self._resolver = self._resolver or _made(options)
         while True:
             if options.port is not None:
                 answer, ttl = await self._of_addresses(resolver, options.port)
@@ -91,6 +91,10 @@ class DnsSource(Source):
             wait = min(max(ttl, options.min_interval), options.max_interval)
             # Later and never earlier: a cache on the way would give the old answer again.
             await sleep(wait * (1 + self._rng.random() / 10))
+
+    async def close(self) -> None:
+        if self._resolver is not None:
+            await self._resolver.close()
 
     async def _of_addresses(self, resolver: DnsResolver, port: int) -> tuple[Answer, float]:
         name = self._options.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 import dns.asyncresolver
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Seconds for one server, and for a look-up with its retries.
 _SERVER_TAKES = 2.0
 _LOOK_UP_TAKES = 6.0
+# Seconds that a stop waits for look-ups.
+_ENDING_TAKES = 0.5
 
 # Seconds until an answer without records is asked for again. Its TTL is in the zone's SOA record
 # (RFC 2308), and is that of the zone's authors and not of a deployment that is just starting.
@@ -46,9 +49,23 @@ class DnsResolver:
         if servers:
             self._resolver.nameservers = [one.host for one in servers]
             self._resolver.nameserver_ports = {one.host: one.port for one in servers}
+        self._running: set[asyncio.Task[Any]] = set()
         self._resolver.timeout = _SERVER_TAKES
         self._resolver.lifetime = _LOOK_UP_TAKES
         self._resolver.cache = None  # a look-up is made when the TTL has passed
+
+    async def close(self) -> None:
+        """Look-ups that have begun may end, for a moment."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=_ENDING_TAKES)
+            for one in late:
+                one.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _ended(self, resolving: asyncio.Task[Any]) -> None:
+        self._running.discard(resolving)
+        if not resolving.cancelled():
+            resolving.exception()  # its caller may have left
 
     async def addresses(self, name: str) -> tuple[list[str], float]:
         """IPv4 addresses, or IPv6 if there are none; seconds until they are asked for again.
@@ -70,8 +87,15 @@ class DnsResolver:
         return [one for one in services if one.target], ttl  # ".": there is no such service
 
     async def _look_up(self, name: str, kind: str) -> tuple[Sequence[Any], float]:
+        # As a task that is not cancelled with the caller: dnspython would leave a socket open.
+        resolving = asyncio.get_running_loop().create_task(
+            self._resolver.resolve(name, kind, search=False), name=f"look-up of {name}"
+        )
+        self._running.add(resolving)
+        resolving.add_done_callback(self._ended)
+        await asyncio.wait({resolving})
         try:
-            answer = await self._resolver.resolve(name, kind, search=False)
+            answer = resolving.result()
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
             return (), _EMPTY_TTL
         except (dns.exception.DNSException, OSError) as error:

@@ -530,10 +530,11 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
     def tls_begun(self) -> None:
         self.awaits = "TLS handshake"
 
-    def tls_opened(self, version: str, certificate: bytes) -> None:
+    def tls_opened(self, version: str, server_name: str, certificate: bytes) -> None:
         self.awaits = ""
         peer = self.peer
         peer.tls_version = version
+        peer.tls_name = server_name
         peer.certificate = certificate
         peer.identity = certificate + peer.identity
 

@@ -23,5 +23,6 @@ stored_journals   Journals (`journals` is what control needs of them); journal, 
 outbox            the batches of one journal on their way; append_command, those of many
 writer            writes them, each lane to one server
 reading           a follower's place; subscriber, notifications; shared_work, one read for many
+sealing           what is stored of responses, encrypted
 embedded          the Valkey that the balancer starts; opening, all of it put together
 """

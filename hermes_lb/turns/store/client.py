@@ -14,6 +14,7 @@ again when its reply was lost, or when it is redirected: it has to be idempotent
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Final
@@ -29,7 +30,7 @@ from hermes_lb.turns.store.topology import OneServer
 from hermes_lb.turns.store.url import read_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hermes_lb.turns.store.link import Command, Reply
     from hermes_lb.turns.store.node import Node
@@ -42,6 +43,9 @@ logger = logging.getLogger("hermes_lb.turns")
 PATIENCE: Final = 1.0
 # Seconds for which it waits before that, while others are under way: the store is busy, not away.
 _BUSY: Final = 60.0
+# So often it is waited for, while the same server answers others: a process or a server that gets
+# no CPU for a second does not make the store one that is away.
+_PERIODS: Final = 10
 # Seconds for which a lost store is left alone: operations fail at once. Doubled up to the second.
 _LEFT_ALONE: Final = (0.1, 1.0)
 # Seconds between two attempts, doubled up to the second.
@@ -189,9 +193,12 @@ class StoreClient:
             raise StoreAway(self._why)
         is_trial = self._is_tried = bool(self._why)
         try:
-            async with asyncio.timeout(self.patience):
-                return await attempts.run(commands)
+            async with asyncio.timeout(None) as limit:
+                with attempts.limited(limit, self.patience):
+                    return await attempts.run(commands)
         except TimeoutError:
+            if attempts.is_server_at_work:
+                raise StoreAway("it is busy: it answers others, and not this operation") from None
             attempts.give_up()
             raise self.went_away(attempts.why) from None
         except OSError as error:
@@ -210,6 +217,32 @@ class _Attempts:
         self._key = key
         self._blocks = blocks
         self._node: Node | None = None  # that has been asked, and has not answered
+        self._heard = 0  # reads from it, when it was asked
+        #: It has answered others meanwhile: it is slow, or this process was.
+        self.is_server_at_work = False
+
+    @contextlib.contextmanager
+    def limited(self, limit: asyncio.Timeout, patience: float) -> Iterator[None]:
+        """`limit` ends them after `patience` seconds in which the server has answered nothing."""
+        loop = asyncio.get_running_loop()
+        periods = 1
+
+        def look() -> None:
+            nonlocal periods
+            node = self._node
+            self.is_server_at_work = node is not None and node.heard > self._heard
+            if node is None or not self.is_server_at_work or periods == _PERIODS:
+                limit.reschedule(loop.time())
+            else:
+                periods += 1
+                self._heard = node.heard
+                self._timer = loop.call_later(patience, look)
+
+        self._timer = loop.call_later(patience, look)
+        try:
+            yield
+        finally:
+            self._timer.cancel()
 
     def give_up(self) -> None:
         """The time is over: what does not answer is not used again."""
@@ -260,6 +293,7 @@ class _Attempts:
         if is_asking:  # admits one command each
             commands = [each for command in commands for each in (("ASKING",), command)]
         self._node = node
+        self._heard = node.heard
         if self._blocks:
             async with node.exclusive() as link:
                 replies = await link.ask(commands)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hermes_lb.turns.ports import Claim, End
     from hermes_lb.turns.store.lane import Lane
     from hermes_lb.turns.store.outbox import OutBatch
+    from hermes_lb.turns.store.sealing import Seal
     from hermes_lb.turns.store.writer import Writer
 
 _FINISH: Final = script("finish")
@@ -37,12 +38,14 @@ class StoredJournal(OwnedJournal):
 
     __slots__ = (
         "_behind", "_cut_at", "_drained", "_empty", "_last", "_nonce", "_outbox", "_pending",
-        "_pending_size", "_refused", "_settled", "_slow_since", "_turn", "_writer", "is_dirty",
-        "is_refused", "is_trimmed", "lane", "packed_keys", "packed_nonce",
+        "_pending_size", "_refused", "_seal", "_settled", "_slow_since", "_turn", "_writer",
+        "is_dirty", "is_refused", "is_trimmed", "lane", "packed_keys", "packed_nonce",
         "renewed_at", "terms", "unacknowledged",
     )  # fmt: skip
 
-    def __init__(self, turn: str, nonce: str, claim: Claim, writer: Writer) -> None:
+    def __init__(
+        self, turn: str, nonce: str, claim: Claim, writer: Writer, seal: Seal | None = None
+    ) -> None:
         self.is_stream = False
         self.is_trimmed = False
         self.unacknowledged = 0
@@ -55,6 +58,7 @@ class StoredJournal(OwnedJournal):
         self.packed_keys = b"".join([packed(key) for key in journal_keys(turn)])
         self.packed_nonce = packed(nonce)
         self._writer = writer
+        self._seal = seal
         self._turn = turn
         self._nonce = nonce
         self._last = 0  # event that was appended
@@ -190,6 +194,10 @@ class StoredJournal(OwnedJournal):
         pending = self._pending
         if pending:
             data = pending if isinstance(pending, bytes) else b"".join(pending)
+            if self._seal is not None:
+                size = len(data)
+                data = self._seal.seal(data, self._last)
+                self.unacknowledged += len(data) - size
             self._outbox.put(self._cut_at, self._last, data)
             self._cut_at = self._last
             self._pending = b""

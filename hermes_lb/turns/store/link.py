@@ -30,6 +30,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_open = False
+        self.heard = 0  # reads
         self._parser = hiredis.Reader()
         self._takers: deque[Take] = deque()
 
@@ -75,6 +76,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.is_open:
             return
+        self.heard += 1
         parser = self._parser
         parser.feed(data)
         try:

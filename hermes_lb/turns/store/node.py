@@ -45,6 +45,11 @@ class Node:
         self._has_warned = False
 
     @property
+    def heard(self) -> int:
+        """Reads from the shared connection that have brought something; from the present one."""
+        return self._shared.heard if self._shared is not None else 0
+
+    @property
     def name(self) -> str:
         host, port = self.address
         return f"{host}:{port}" if port else host

@@ -7,8 +7,10 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.ports import StoreAway
+from hermes_lb.turns.secret import store_key
 from hermes_lb.turns.store.client import StoreClient
 from hermes_lb.turns.store.incarnation import retire
+from hermes_lb.turns.store.sealing import Sealing
 from hermes_lb.turns.store.stored_journals import StoredJournals
 from hermes_lb.turns.store.stored_turns import StoredTurns
 
@@ -27,16 +29,20 @@ _RETIRES: Final = 15.0
 async def open_store(
     options: StoreOptions, on_incarnation: Callable[[str], None] = lambda incarnation: None
 ) -> TurnStore:
-    """It is used whether the store can be reached or not. Raises ValueError for a wrong URL.
+    """It is used whether the store can be reached or not. Raises ValueError for a wrong URL, and
+    ValueError or OSError for `key_file`.
 
     `on_incarnation` is called with the id of this process, and with each later one. For
     `retire_incarnation`, in case that it dies.
     """
     if options.url is None:
         raise ValueError("[store] needs a url: the embedded Valkey is not started here")
+    sealing = Sealing(store_key(options))
     client = StoreClient(options.url)
-    journals = StoredJournals(client)
-    turns = StoredTurns(client, journals, journals.subscriber, on_incarnation=on_incarnation)
+    journals = StoredJournals(client, sealing)
+    turns = StoredTurns(
+        client, journals, journals.subscriber, sealing=sealing, on_incarnation=on_incarnation
+    )
     turns.start()
     return turns
 

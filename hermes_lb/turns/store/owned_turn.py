@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.control import Control
     from hermes_lb.turns.store.journals import OwnedJournal
     from hermes_lb.turns.store.keys import TurnName
+    from hermes_lb.turns.store.sealing import Sealing
     from hermes_lb.turns.store.session_queue import SessionQueue
 
 
@@ -25,8 +26,9 @@ class StoredOwnedTurn(OwnedTurn):
 
     __slots__ = (
         "_again", "_control", "_head_size", "_incarnation", "_is_ended", "_keep", "_keep_events",
-        "_left", "_on_cancel", "_queue", "_woken", "can_be_taken_over", "fence", "has_started",
-        "id", "is_cancelled", "is_queued", "journal", "kept_size", "name", "record_size",
+        "_left", "_on_cancel", "_queue", "_sealing", "_woken", "can_be_taken_over", "fence",
+        "has_started", "id", "is_cancelled", "is_queued", "journal", "kept_size", "name",
+        "record_size",
     )  # fmt: skip
 
     journal: OwnedJournal
@@ -39,6 +41,7 @@ class StoredOwnedTurn(OwnedTurn):
         journal: OwnedJournal,
         control: Control,
         queue: SessionQueue,
+        sealing: Sealing,
         incarnation: Callable[[], str],
         left: Callable[[StoredOwnedTurn], None],
         again: Callable[[Callable[[], Awaitable[None]]], None],
@@ -58,6 +61,7 @@ class StoredOwnedTurn(OwnedTurn):
         self._keep, self._keep_events = claim.keep, claim.keep_events
         self._control = control
         self._queue = queue
+        self._sealing = sealing
         self._incarnation = incarnation
         self._left = left
         self._again = again
@@ -103,6 +107,7 @@ class StoredOwnedTurn(OwnedTurn):
         self, head: bytes, *, is_stream: bool, resume_path: str = "", origin: str = ""
     ) -> None:
         self.journal.is_stream = is_stream
+        head = self._sealing.sealed_head(self.id, head)
         self._head_size = len(head)
         self.can_be_taken_over = is_stream and bool(resume_path)
         await self._control.head(
@@ -135,7 +140,8 @@ class StoredOwnedTurn(OwnedTurn):
 
     async def release(self, answer: bytes) -> None:
         async def release() -> None:
-            await self._control.release(self.name, answer)
+            stored = self._sealing.sealed_head(self.id, answer) if answer else answer
+            await self._control.release(self.name, stored)
 
         await self._finish(release)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
-from hermes_lb.turns.ports import Batch, End, Reading, Trimmed
+from hermes_lb.turns.ports import End, Reading, Trimmed
 from hermes_lb.turns.states import DONE, ENDED, RELEASED
 from hermes_lb.turns.store.keys import journal_keys
 from hermes_lb.turns.store.scripts import script
@@ -15,8 +15,9 @@ from hermes_lb.turns.store.scripts import script
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from hermes_lb.turns.ports import Record
+    from hermes_lb.turns.ports import Batch, Record
     from hermes_lb.turns.store.client import StoreClient
+    from hermes_lb.turns.store.sealing import Sealing
     from hermes_lb.turns.store.shared_work import SharedWork
     from hermes_lb.turns.store.subscriber import Subscriber
 
@@ -47,8 +48,8 @@ class StoredReading(Reading):
     """`find`: the turn's present record, or None."""
 
     __slots__ = (
-        "_after", "_client", "_find", "_is_at_end", "_keys", "_listens", "_shared", "_subscriber",
-        "_woken",
+        "_after", "_client", "_find", "_is_at_end", "_keys", "_listens", "_sealing", "_shared",
+        "_subscriber", "_turn", "_woken",
     )  # fmt: skip
 
     def __init__(
@@ -58,13 +59,16 @@ class StoredReading(Reading):
         client: StoreClient,
         subscriber: Subscriber,
         shared: SharedWork[Page],
+        sealing: Sealing,
         find: Callable[[], Awaitable[Record | None]],
     ) -> None:
+        self._turn = turn
         self._keys = journal_keys(turn)
         self._after = after
         self._client = client
         self._subscriber = subscriber
         self._shared = shared
+        self._sealing = sealing
         self._find = find
         self._woken = asyncio.Event()
         self._listens = False
@@ -136,10 +140,7 @@ class StoredReading(Reading):
     async def _read_page(self) -> Page:
         reply = await self._client.run(_READ, self._keys, (self._after, _PAGE, _ENTRIES, _LEASE))
         begins, is_clean, reason, *rest = reply
-        batches = [
-            Batch(last, events, data)
-            for last, events, data in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
-        ]
+        batches = self._sealing.batches(self._turn, rest)
         size = sum([len(batch.data) for batch in batches])
         is_full = size >= _PAGE or len(batches) >= _ENTRIES
         end = End(is_clean == b"1", reason.decode("utf-8", "replace")) if is_clean else None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.tasks import Tasks
-from hermes_lb.turns.ports import Batch, Fenced
+from hermes_lb.turns.ports import Fenced
 from hermes_lb.turns.store.journal import StoredJournal
 from hermes_lb.turns.store.journals import Adopted, Journals, Kept
 from hermes_lb.turns.store.keys import journal_keys
 from hermes_lb.turns.store.reading import StoredReading
 from hermes_lb.turns.store.scripts import script
+from hermes_lb.turns.store.sealing import Sealing
 from hermes_lb.turns.store.shared_work import SharedWork
 from hermes_lb.turns.store.subscriber import Subscriber
 from hermes_lb.turns.store.writer import Writer
@@ -33,10 +34,11 @@ _TAIL: Final = 32
 class StoredJournals(Journals):
     """Made in the event loop. `close` it before the client."""
 
-    __slots__ = ("_client", "_pages", "_tasks", "_writer", "subscriber")
+    __slots__ = ("_client", "_pages", "_sealing", "_tasks", "_writer", "subscriber")
 
-    def __init__(self, client: StoreClient) -> None:
+    def __init__(self, client: StoreClient, sealing: Sealing | None = None) -> None:
         self._client = client
+        self._sealing = sealing or Sealing(None)
         self._tasks = Tasks()
         self._writer = Writer(client, self._tasks)
         self._pages: SharedWork[Page] = SharedWork(self._tasks)
@@ -44,7 +46,7 @@ class StoredJournals(Journals):
         self.subscriber = Subscriber(client, self._tasks)
 
     def open(self, turn: str, nonce: str, claim: Claim) -> OwnedJournal:
-        return StoredJournal(turn, nonce, claim, self._writer)
+        return StoredJournal(turn, nonce, claim, self._writer, self._sealing.of(turn))
 
     async def fence_off(self, turn: str, nonce: str, after: str = "") -> tuple[str, bool]:
         args = (nonce, self._writer.publish, after)
@@ -52,14 +54,14 @@ class StoredJournals(Journals):
         return now.decode(), end == b"1"
 
     async def adopt(self, turn: str, nonce: str, claim: Claim) -> Adopted:
-        journal = StoredJournal(turn, nonce, claim, self._writer)
+        journal = StoredJournal(turn, nonce, claim, self._writer, self._sealing.of(turn))
         args = (nonce, journal.terms.ttl_ms, _TAIL)
         last, *rest = await self._client.run(_ADOPT, journal_keys(turn), args)
         if last < 0:
             raise Fenced
         begins, *rest = rest
         journal.go_on(last, is_trimmed=begins > 0)
-        tail = [Batch(*each) for each in zip(rest[::3], rest[1::3], rest[2::3], strict=True)]
+        tail = self._sealing.batches(turn, rest)
         return Adopted(journal, last, tail[::-1])
 
     async def kept(self, turn: str) -> Kept:
@@ -71,7 +73,9 @@ class StoredJournals(Journals):
     def follow(
         self, record: Record, after: int, find: Callable[[], Awaitable[Record | None]]
     ) -> Reading:
-        return StoredReading(record.id, after, self._client, self.subscriber, self._pages, find)
+        return StoredReading(
+            record.id, after, self._client, self.subscriber, self._pages, self._sealing, find
+        )
 
     async def close(self) -> None:
         self._writer.close()

@@ -27,17 +27,19 @@ from hermes_lb.turns.store.keys import (
 from hermes_lb.turns.store.observer import Observer
 from hermes_lb.turns.store.owned_turn import StoredOwnedTurn
 from hermes_lb.turns.store.quotas import QUOTAS, TOTAL_QUOTAS, Quotas, Totals
+from hermes_lb.turns.store.sealing import Sealing
 from hermes_lb.turns.store.session_queue import SessionQueue
 from hermes_lb.turns.store.shared_work import SharedWork
 from hermes_lb.turns.store.stored import StoredTurn, read_stored
 from hermes_lb.turns.store.timing import TIMING, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from hermes_lb.turns.ports import Claim, Reading, Record
     from hermes_lb.turns.store.client import StoreClient
     from hermes_lb.turns.store.journals import Journals, OwnedJournal
+    from hermes_lb.turns.store.link import Reply
     from hermes_lb.turns.store.subscriber import Subscriber
 
 logger = logging.getLogger("hermes_lb.turns")
@@ -71,6 +73,7 @@ class StoredTurns(TurnStore):
         subscriber: Subscriber,
         *,
         timing: Timing = TIMING,
+        sealing: Sealing | None = None,
         quotas: Quotas = QUOTAS,
         total_quotas: Quotas = TOTAL_QUOTAS,
         clock: Callable[[], float] = time.monotonic,
@@ -93,6 +96,7 @@ class StoredTurns(TurnStore):
         # Operations that have to succeed, in order.
         self._unfinished: list[Callable[[], Awaitable[None]]] = []
         self._control = Control(client, self._wake)
+        self._sealing = sealing or Sealing(None)
         self._observer = Observer(client, timing, clock)
         self._incarnation = Incarnation(client, timing, self._on_new_incarnation)
         self._queue = SessionQueue(self._control, self._observer, timing, self.find)
@@ -144,7 +148,7 @@ class StoredTurns(TurnStore):
                 return Begun(ports.BUSY, None, None, max(_RETRY_AFTER, int(rest[0]) / 1000))
             if not rest:
                 return Begun(_OUTCOMES[outcome], None, None, _RETRY_AFTER)
-            stored = read_stored(turn, rest[0])
+            stored = self._read(turn, rest[0])
             assert stored is not None
             if outcome in ("OWNED", "QUEUED"):
                 journal = self._journals.open(name.id, name.nonce, claim)
@@ -262,6 +266,7 @@ class StoredTurns(TurnStore):
             journal,
             self._control,
             self._queue,
+            self._sealing,
             *self._of_turns,
         )
         return owned
@@ -275,9 +280,17 @@ class StoredTurns(TurnStore):
 
     async def _look_up(self, turn: str) -> StoredTurn | None:
         while True:
-            stored = read_stored(turn, await self._control.find(turn))
+            stored = self._read(turn, await self._control.find(turn))
             if stored is None or not await self._bury(stored):
                 return stored
+
+    def _read(self, turn: str, fields: Sequence[Reply]) -> StoredTurn | None:
+        """Raises StoreAway if its head is encrypted with another key."""
+        stored = read_stored(turn, fields)
+        if stored is None or not stored.record.head:
+            return stored
+        head = self._sealing.open_head(turn, stored.record.head)
+        return stored._replace(record=stored.record._replace(head=head))
 
     async def _bury(self, stored: StoredTurn) -> bool:
         """If its owner is dead, end it, or leave it to another one; then it has changed."""

@@ -29,7 +29,7 @@ logger = logging.getLogger("hermes_lb.turns")
 # Seconds that a batch waits for more. With a loop iteration it is less than 10 ms.
 _DELAY: Final = 0.008
 # Seconds between two looks at the lanes. One that has answered nothing in two of them is lost.
-_LOOK: Final = 0.5
+_LOOK: Final = 1.0
 # Seconds between two attempts to get a lane, doubled up to the second until a batch is
 # acknowledged: a server that is full or read-only accepts connections all the same.
 _PAUSE: Final = (0.02, 0.5)

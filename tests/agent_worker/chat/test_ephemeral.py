@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent_worker.models import TextDelta, ToolCall
+from agent_worker.tasks import spawn
 from agent_worker.tools import Effect, Toolbox
 from tests.support.agent.chat import assistant, user
 from tests.support.agent.engines import FunctionTool, GatedEngine, PlannedEngine
 from tests.support.sse import all_events, deltas
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from agent_worker.redis_server import RedisServer
@@ -50,6 +52,21 @@ async def test_its_events_are_those_of_a_session_without_ids(worker: RunningWork
     assert {event.id for event in events} == {""}
     assert (events[-1].name, events[-1].data["step"]) == ("done", 2)
     assert events[-1].data["content"] == deltas(events) == "Let me use calculator. 2 + 3 * 4 = 14."
+
+
+async def test_turns_at_the_same_time_end_each_by_itself(start_worker: StartWorker) -> None:
+    """They were one in the worker's list, so the second one to end failed."""
+    engine = GatedEngine()
+    worker = await start_worker(engine=engine)
+
+    async def turn() -> tuple[int, str]:
+        async with worker.http.post(PATH, json={"content": "go"}) as response:
+            return response.status, (await response.json())["content"]
+
+    turns = [spawn(turn(), name="turn") for _ in range(2)]
+    await until(lambda: worker.worker.load() == 2)
+    engine.gate.set()
+    assert [await one for one in turns] == [(200, "one two")] * 2
 
 
 async def test_it_needs_no_redis(start_worker: StartWorker, own_redis_server: RedisServer) -> None:

@@ -5,4 +5,5 @@ server     the HTTP API: authentication, RBAC, discovery documents, list, watch,
 store      objects with versions, and the history that watches read
 faults     what goes wrong on demand: 410, 401, 429, dropped watches, slow lists, garbage
 objects    EndpointSlices and Pods as a cluster has them
+deployment pods that are real worker processes, with their controller and kubelet
 """

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import uuid
+from bisect import bisect_right
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 Object = dict[str, Any]
@@ -17,6 +19,9 @@ class Event(NamedTuple):
     resource: str
     namespace: str
     object: Object
+
+
+_version = attrgetter("version")
 
 
 class Gone(Exception):
@@ -103,9 +108,8 @@ class Store:
             raise Gone
         return [
             event
-            for event in self._history
-            if event.version > version
-            and event.resource == resource
+            for event in self._history[bisect_right(self._history, version, key=_version) :]
+            if event.resource == resource
             and namespace in (None, event.namespace)
             and matches(selector, event.object)
         ]

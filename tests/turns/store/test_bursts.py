@@ -39,9 +39,9 @@ class HeldServer:
     def held(self) -> int:
         return len(self._held)
 
-    def answer(self) -> None:
-        """All that are here."""
-        held, self._held = self._held, []
+    def answer(self, count: int = 1_000_000) -> None:
+        """The oldest ones."""
+        held, self._held = self._held[:count], self._held[count:]
         for writer in held:
             last = self.asked[self._answered]
             self._answered += 1
@@ -164,3 +164,39 @@ async def test_places_of_those_that_give_up(tasks: Tasks) -> None:
     await line.enter(0.0, is_new=True)
     with pytest.raises(TimeoutError):
         await line.enter(0.01, is_new=True)
+
+
+async def test_a_server_that_answers_others_is_not_away(
+    server: HeldServer, connected: Connected, tasks: Tasks
+) -> None:
+    """The last operations take longer than their patience, with replies to others meanwhile."""
+    client = _client(connected, server, 100, patience=1.5)
+    burst = [
+        tasks.spawn(client.run(SCRIPT, ["k"], [number]), name="one of a burst")
+        for number in range(10)
+    ]
+    for _ in range(10):
+        await until(lambda: server.held > 0)
+        await asyncio.sleep(0.2)
+        server.answer(1)
+    assert await asyncio.gather(*burst) == [b"%d" % number for number in range(10)]
+    assert len(server.asked) == 10  # none was sent again
+
+
+async def test_a_server_that_answers_others_for_ever(
+    server: HeldServer, connected: Connected, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PERIODS", 2)
+    client = _client(connected, server, 100, patience=1.0)
+    burst = [
+        tasks.spawn(client.run(SCRIPT, ["k"], [number]), name="one of a burst")
+        for number in range(40)
+    ]
+    last = burst[-1]
+    while not last.done():
+        await until(lambda: server.held > 0)
+        await asyncio.sleep(0.1)
+        server.answer(1)
+    with pytest.raises(StoreAway, match="it answers others"):
+        await last
+    assert client.is_reachable
