@@ -12,7 +12,7 @@ import pytest
 
 import hermes_lb
 from hermes_lb.affinity import cookie
-from hermes_lb.balancing import ip_hash
+from hermes_lb.balancing import STRATEGIES, ip_hash
 from hermes_lb.config import Limits
 from hermes_lb.http import RequestParser, ResponseParser, build_response
 from hermes_lb.http.bounded_cache import BoundedCache
@@ -21,7 +21,9 @@ from hermes_lb.http.rules import host_names
 from hermes_lb.limits import per_client
 from hermes_lb.observe import combined, httplog, json_log
 from hermes_lb.proxy.http2.fields import as_http1, is_name, response_fields
+from hermes_lb.proxy.http2.upstream_fields import as_head
 from tests.support.heads import request, response
+from tests.support.pools import FakeRequest, make_pool
 
 Fill = Callable[[int], object]
 
@@ -109,6 +111,34 @@ def _http2_responses() -> Fill:
     return lambda i: response_fields(200, (b"X-A: %b\r\n" % _eight(i)) * 60)
 
 
+def _http2_servers() -> Fill:
+    more = tuple((b"x-%d" % n, b"v") for n in range(60))
+    return lambda i: as_head(
+        ((b":status", b"200"), (b"x-a", _eight(i)), *more), ended=True, is_head=False
+    )
+
+
+def _strategy(name: str) -> Callable[[], Fill]:
+    """Sessions and clients that invent their keys, each with a request that ends."""
+
+    def start() -> Fill:
+        pool, strategy, rng = make_pool({}), STRATEGIES[name](), Random(1)
+
+        def fill(i: int) -> None:
+            path = _eight(i) * 20
+            request = FakeRequest(
+                _address(i) * 20, request_head=b"POST /%b HTTP/1.1\r\n\r\n" % path
+            )
+            for _ in range(1 + i % 2):
+                server = strategy.pick(pool, request, i / 1000, rng)
+                assert server is not None
+                pool.lease(server, i / 1000, request).release(i)
+
+        return fill
+
+    return start
+
+
 def _address(i: int) -> str:
     return f"2001:db8:1111:2222:{i >> 16:x}:{i & 65535:x}:3333:4444"
 
@@ -123,6 +153,7 @@ FILLED = [
     ("ResponseParser", _response_heads, 300),
     ("fields._requests", _http2_requests, 600),
     ("fields._blocks", _http2_responses, 300),
+    ("upstream_fields._heads", _http2_servers, 300),
     ("fields._names", lambda: lambda i: is_name(_eight(i) * 7), 1100),
     ("fields.HeaderPlans", _plans, 1500),
     ("fields.HeaderPlans: short names", _plans_of_short_names, 1500),
@@ -136,6 +167,9 @@ FILLED = [
     ("json_log._text", lambda: lambda i: json_log.text(_eight(i) * 150, 1200), 5000),
     ("json_log.name", lambda: lambda i: json_log.name(_address(i)), 5000),
     ("cookie._is_cacheable", lambda: _cacheable, 400),
+    ("least_sessions: live sessions", _strategy("least_sessions"), 12_000),
+    ("least_tokens: averages", _strategy("least_tokens"), 9000),
+    ("fair_queue: clients", _strategy("fair_queue"), 9000),
     ("ip_hash.hash_key", lambda: lambda i: ip_hash.hash_key(_address(i)), 25_000),
     ("per_client.client_key", lambda: lambda i: per_client.client_key(_address(i)), 5000),
 ]  # fmt: skip

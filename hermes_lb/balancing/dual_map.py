@@ -12,14 +12,16 @@ prefixes or tenants of very different popularity. Misleads for state that must b
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from hashlib import blake2b
+from struct import unpack
 from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
 from hermes_lb.balancing.consistent_hash import ConsistentHash
 from hermes_lb.balancing.explanation import Explanation, names
-from hermes_lb.balancing.hashing import HashOptions, KeyOptions
+from hermes_lb.balancing.hashing import STEPS, HashOptions, KeyOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -65,7 +67,12 @@ class DualMap(ConsistentHash):
         self, hashed: int, other: Server | None, tried: Collection[Server], now: float
     ) -> Server | None:
         """The first on the ring that can take the request, and is not the `other`."""
-        for server in self._preferred(hashed):
+        owners = self._owners
+        place = bisect_left(self._points, hashed) - len(
+            owners
+        )  # as `_preferred`, without its calls
+        for step in range(min(STEPS, len(owners))):
+            server = owners[place + step]
             if server is not other and server.can_take(now) and server not in tried:
                 return server
         return None
@@ -97,5 +104,5 @@ class DualMap(ConsistentHash):
 
 
 def _two_hashes(key: bytes) -> tuple[int, int]:
-    digest = blake2b(key, digest_size=16).digest()
-    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+    one, two = unpack(">2Q", blake2b(key, digest_size=16).digest())
+    return one, two

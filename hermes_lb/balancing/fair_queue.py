@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Entry = tuple[int, int, "_Client"]  # counter, serial, client
 
-# Clients without a request whose counters are remembered; 200 bytes each.
+# Clients without a request whose counters are remembered; 400 bytes each.
 MOST_IDLE: Final = 8192
 _FEW: Final = 32
 

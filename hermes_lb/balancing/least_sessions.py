@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 class SessionOptions(KeyOptions):
     idle: PositiveDuration = 600.0  # how long a session is live after its last request began
-    sessions: int = Field(16_384, ge=16, le=1_000_000)  # that are remembered
+    sessions: int = Field(10_000, ge=16, le=1_000_000)  # that are remembered
 
 
 DEFAULTS: Final = SessionOptions()

@@ -1,7 +1,7 @@
 """Sessions that are live, with their servers: a bounded table of this process.
 
 A session lives while it has a request in flight, and for `idle` seconds after the beginning of its
-last one. There are `most` at any time, and 200 bytes each. Keys are those of clients, who may
+last one. There are `most` at any time, of 320 bytes each. Keys are those of clients, who may
 invent them: a fifth of the table is for sessions of a single request, the oldest of which makes
 room for a new one, so that a flood of keys that do not recur displaces no session with a second
 turn (segmented LRU: Karedla, Love, Wherry, 1994).
