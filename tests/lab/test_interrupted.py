@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes_lb.balancing import STRATEGIES
 from hermes_lb.lab import agents, sockets
 from hermes_lb.lab.workloads import constant, poisson
 from hermes_lb.signals import HANDLED
@@ -70,9 +71,10 @@ async def one_strategy_is_through(running: asyncio.subprocess.Process) -> None:
 
 
 async def it_plays(running: asyncio.subprocess.Process) -> None:
-    """Ten balancers and twenty servers have their sockets."""
+    """A balancer for each strategy, and its servers, have their sockets."""
     assert running.stderr is not None
-    assert (await running.stderr.readline()).startswith(b"live: 10 strategies at once")
+    begins = f"live: {len(STRATEGIES)} strategies at once".encode()
+    assert (await running.stderr.readline()).startswith(begins)
     descriptors = Path(f"/proc/{running.pid}/fd")
     await eventually(lambda: len(list(descriptors.iterdir())) > 40)
 
