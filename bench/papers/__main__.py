@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from bench.papers.claims import CLAIMS
 from bench.papers.lab import Lab
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="STRATEGY", help="only claims of this strategy")
     asked = parser.parse_args()
     lab = Lab(asked.traces, asked.seeds)
-    known = _known(asked.seeds) if asked.only else {}
+    known = json.loads(_RESULTS.read_text()) if asked.only and _RESULTS.exists() else {}
     for claim in CLAIMS:
         if asked.only not in (None, claim.strategy):
             continue
@@ -46,15 +45,16 @@ def main() -> None:
     if missing:
         print(f"the page needs {', '.join(missing)} too")
         return
-    results = [(claim, Ratio(*known[claim.key][1:])) for claim in CLAIMS]
-    _PAGE.write_text(page(results, asked.seeds))
+    _PAGE.write_text(
+        page(
+            [
+                (claim, seeds, Ratio(*rest))
+                for claim in CLAIMS
+                for seeds, *rest in [known[claim.key]]
+            ]
+        )
+    )
     print(f"wrote {_PAGE}")
-
-
-def _known(seeds: int) -> dict[str, Any]:
-    """Earlier results with this number of seeds."""
-    known = json.loads(_RESULTS.read_text()) if _RESULTS.exists() else {}
-    return {key: values for key, values in known.items() if values[0] == seeds}
 
 
 if __name__ == "__main__":

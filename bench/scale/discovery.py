@@ -18,6 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.support import balancer_process
 from tests.support.balancer_process import Running, run, until_it_listens
 from tests.support.kubernetes.objects import endpoint, endpoint_slice
 from tests.support.kubernetes.server import FakeApiServer
@@ -141,6 +142,7 @@ async def lags(admin: str) -> None:
 
 
 async def main(count: int, changes: float, seconds: float, balance: str) -> None:
+    balancer_process.START_TAKES = 120.0
     server, port = await serve()
     async with FakeApiServer() as api:
         endpoints = Endpoints(api, count, "127.0.0.1", port)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -106,6 +106,7 @@ class Counters:
     ROWS: ClassVar[tuple[Statistic, ...]] = ()
     WIDTH: ClassVar[int] = 0
     BRIEF: ClassVar[int] = 0  # the number of cells that `brief` has
+    BULK: ClassVar[tuple[tuple[str, int], ...]] = ()  # bulky histograms, and their first cells
     _cells: ClassVar[Callable[[Any], list[float]]]
     _brief: ClassVar[Callable[[Any], list[float]]]
 
@@ -154,6 +155,10 @@ def statistics(declared: Table) -> Table:
         raise TypeError("bulky rows stand last")
     made.WIDTH = sum(row.width for row in made.ROWS)
     made.BRIEF = sum(row.width for row in brief)
+    ends = list(accumulate((row.width for row in made.ROWS), initial=0))
+    made.BULK = tuple(
+        (row.slot, first) for row, first in zip(made.ROWS, ends, strict=False) if row.is_bulk
+    )
     made._cells, made._brief = _reader(made.ROWS), _reader(brief)
     result: Table = made
     return result

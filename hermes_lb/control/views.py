@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any, cast
 
+from hermes_lb.backends.counters import FrontendCounters
 from hermes_lb.backends.histogram import quantiles
 from hermes_lb.config.resolved import source_of
 from hermes_lb.control.history import available, reason
@@ -66,10 +67,12 @@ def _since_cleared(history: History | None, key: Key, shown: dict[str, Any]) -> 
 
 
 def counters_of(observed: Observed) -> dict[Key, dict[str, Any]]:
-    """All counters of now, by the keys that they are cleared under."""
+    """All counters of now, by the keys that they are cleared under; no gauges."""
     found: dict[Key, dict[str, Any]] = {}
+    gauges = {row.slot for row in FrontendCounters.ROWS if row.kind == "gauge"}
     for name, frontend in observed.frontends.items():
-        found[f"frontend {name}", None] = frontend.shown()
+        shown = frontend.shown()
+        found[f"frontend {name}", None] = {k: v for k, v in shown.items() if k not in gauges}
     for name, pool in observed.pools.items():
         found[name, None] = pool.unserved.shown()
         found |= {(name, server.name): server.counters.shown() for server in pool.servers}

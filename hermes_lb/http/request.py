@@ -244,18 +244,12 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         varying = self._varying_with_length if has_body else self._varying_without_body
         if not is_sought and varying.misses > PATIENCE:
             return self._parse(data, line)
+        key, length = data[line.end() - 2 :], 0
         if has_body:
-            start = data.find(_LENGTH)
-            if start < 0:
-                start = data.find(_LENGTH_IN_LOWER_CASE)
-            start += len(_LENGTH)
-            end = data.find(b"\r\n", start)
-            length = parse_content_length(data[start:end])
-            if length is None or start < len(_LENGTH):
+            cut = _without_length(key)
+            if cut is None:
                 return self._parse(data, line)
-            key = data[line.end() - 2 : start] + data[end:]
-        else:
-            key, length = data[line.end() - 2 :], 0
+            key, length = cut
         if is_sought:
             like = blocks.recent.get(key)
             if like is not None:
@@ -334,6 +328,19 @@ _PLAIN_LINE = re.compile(
 _LONGEST = 2048  # bytes of a head that may be cached
 _LENGTH = b"\r\nContent-Length: "
 _LENGTH_IN_LOWER_CASE = _LENGTH.lower()
+
+
+def _without_length(block: bytes) -> tuple[bytes, int] | None:
+    """The block without the digits of its length, and these; None: it has none that is plain."""
+    start = block.find(_LENGTH)
+    if start < 0:
+        start = block.find(_LENGTH_IN_LOWER_CASE)
+        if start < 0:
+            return None
+    start += len(_LENGTH)
+    end = block.find(b"\r\n", start)
+    length = parse_content_length(block[start:end])
+    return None if length is None else (block[:start] + block[end:], length)
 
 
 def _method_matters(block: bytes) -> bool:

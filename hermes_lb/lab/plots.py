@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 280, 120, 40, 18
 _TOP: Final = 14  # for the labels of marks
-_POINTS: Final = 67  # of a line over time at most: a third of the samples, 3.6 px apart
+_POINTS: Final = 40  # of a line over time at most: a fifth of the samples, 6 px apart
 # A strategy whose maximum is this many times the median's gets its own scale.
 _OUTLIER: Final = 4
 

@@ -41,11 +41,13 @@ class Layout:
     def check(self, configured: Config) -> None:
         """Raises ValueError if a configuration needs more rows than there are."""
         count = len(configured.frontends) + sum(
-            1 + len(backend.servers) for backend in configured.backends.values()
+            1 + len(backend.servers) + (backend.discovery.max_servers if backend.discovery else 0)
+            for backend in configured.backends.values()
         )
         if count > self._memory.rows:
             raise ValueError(
-                f"{count} servers, backends and frontends; there can be {self._memory.rows}"
+                f"{count} servers, backends and frontends; there can be {self._memory.rows} "
+                "(a discovery counts with its max_servers)"
             )
 
     def assign(self, pools: Mapping[str, Pool], frontends: Iterable[str]) -> list[int]:

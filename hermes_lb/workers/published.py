@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from hermes_lb.backends import FrontendCounters, RequestCounters
+    from hermes_lb.backends.histogram import Histogram
     from hermes_lb.plane import DataPlane
     from hermes_lb.workers.shared_memory import Region
 
@@ -31,6 +32,7 @@ class Publisher:
         self.is_alone = is_alone
         self._rows: dict[str, int] = {}
         self._written: dict[int, list[float]] = {}
+        self._buckets: dict[int, dict[str, list[int]]] = {}  # by row and histogram, as written
 
     def set_rows(self, rows: Mapping[str, int]) -> None:
         """The rows of servers, backends and frontends; new ones start at zero.
@@ -54,15 +56,17 @@ class Publisher:
     def _give_up(self, row: int) -> None:
         self._part.clear_row(row)
         self._written.pop(row, None)
+        self._buckets.pop(row, None)
 
     def publish(self) -> None:
-        """Copy what has changed. 1 us a server if nothing has."""
+        """Copy what has changed. 1 us a server if nothing has, 11 us if one request has ended."""
         region, written = self._part, self._written
         for row, counters in self._counted():
             brief = counters.brief()
             if written.get(row) != brief:
                 written[row] = brief
-                region.write_counters(row, counters.cells())
+                self._write_bulk(row, counters)
+                region.write_cells(row, 0, brief)
         for name, pool in self._plane.pools.items():
             region.queued[self._rows[name]] = len(pool.waiting) + len(pool.starting)
             for server in pool.servers:
@@ -74,6 +78,17 @@ class Publisher:
         plane.look_inside()
         for place, value in enumerate(plane.process.cells()):
             region.gauges[place] = value
+
+    def _write_bulk(self, row: int, counters: RequestCounters | FrontendCounters) -> None:
+        """The histograms that have changed, before the cells by which readers see that."""
+        if not counters.BULK:
+            return
+        known = self._buckets.setdefault(row, {})
+        for slot, first in counters.BULK:
+            histogram: Histogram = getattr(counters, slot)
+            if known.get(slot) != histogram.counts:
+                known[slot] = histogram.counts.copy()
+                self._part.write_cells(row, first, histogram.cells())
 
     def _counted(self) -> Iterator[tuple[int, RequestCounters | FrontendCounters]]:
         rows, plane = self._rows, self._plane

@@ -86,6 +86,11 @@ class Region:
         self.counters[start + _BRIEF : start + len(packed)] = packed[_BRIEF:]
         self.counters[start : start + min(_BRIEF, len(packed))] = packed[:_BRIEF]
 
+    def write_cells(self, row: int, first: int, cells: Sequence[float]) -> None:
+        """Write a part of a row's counters, from cell `first` on."""
+        start = row * _WIDTH + first
+        self.counters[start : start + len(cells)] = array("d", cells)
+
     def read_counters(self, row: int, count: int = _WIDTH) -> Sequence[float]:
         """The first `count` cells of a row."""
         return self.counters[row * _WIDTH : row * _WIDTH + count].tolist()

@@ -106,7 +106,12 @@ class SharedState:
             return
         changed, removed = pool.discover(delta.servers, delta.gone)
         new = [server_row(backend, server) for server in changed]
-        freed = self._layout.change(new, [server_row(backend, server) for server in removed])
+        try:
+            freed = self._layout.change(new, [server_row(backend, server) for server in removed])
+        except ValueError:
+            without = [s.name for s in changed if server_row(backend, s) not in self._layout.rows]
+            pool.discover([], without)
+            raise
         self._gathered.forget(freed)
         prepared(changed, removed)
         self._fleet.broadcast(

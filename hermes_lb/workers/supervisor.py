@@ -150,6 +150,7 @@ class Supervisor:
     async def _start(self) -> None:
         async with AsyncExitStack() as starting:
             starting.push_async_callback(self._tasks.cancel_all)
+            self._handover.layout.check(self.config)
             await self._start_store(self.config)
             # In a thread: signals are handled during DNS look-ups.
             await asyncio.to_thread(self._handover.listening.open, self.config)

@@ -23,8 +23,9 @@ def _redis_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def redis_url(_redis_url: str) -> str:
-    """Of a Redis that is empty."""
+def redis_url(_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a Redis that is empty, and that counts as reachable on a busy machine."""
+    monkeypatch.setattr("hermes_lb.affinity.stores.redis._PATIENCE", 20.0)
     with Redis.from_url(_redis_url) as redis:
         redis.flushall()
     return _redis_url

@@ -81,11 +81,9 @@ class Held:
 async def held(
     stage: Stage,
     link: DroppingProxy,
-    monkeypatch: pytest.MonkeyPatch,
     head: bytes | None = None,
     **options: Any,
 ) -> Held:
-    monkeypatch.setattr("hermes_lb.affinity.stores.redis._PATIENCE", 20.0)
     lb, client, origin = await stage.line(backend=shared(link.url), **options)
     # A connection to Redis, which the next command uses: opening one asks and answers.
     await client.get("/", "Mcp-Session-Id: of-nobody")
@@ -101,9 +99,9 @@ async def held(
 
 @on_both_loops
 async def test_the_client_learns_of_a_session_when_all_balancers_can(
-    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    link: DroppingProxy, stage: Stage
 ) -> None:
-    it = await held(stage, link, monkeypatch)
+    it = await held(stage, link)
     first, last = response(b"whole" * 9, "mcp-session-id: s")[:-20], (b"whole" * 9)[-20:]
     await it.names_it(first)
     await it.at_origin.send(last)
@@ -120,9 +118,9 @@ async def test_the_client_learns_of_a_session_when_all_balancers_can(
 
 @on_both_loops
 async def test_a_server_that_closes_behind_its_response_is_passed_on_whole(
-    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    link: DroppingProxy, stage: Stage
 ) -> None:
-    it = await held(stage, link, monkeypatch)
+    it = await held(stage, link)
     await it.names_it(b"HTTP/1.1 200 OK\r\nmcp-session-id: s\r\n\r\nto the end")
     it.at_origin.close()
     assert await it.client.gets_nothing()
@@ -131,10 +129,8 @@ async def test_a_server_that_closes_behind_its_response_is_passed_on_whole(
     assert (await stage.logged(it.lb, 2))[1].termination == "--"
 
 
-async def test_a_tunnel_waits_too(
-    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    it = await held(stage, link, monkeypatch, HANDSHAKE)
+async def test_a_tunnel_waits_too(link: DroppingProxy, stage: Stage) -> None:
+    it = await held(stage, link, HANDSHAKE)
     await it.names_it(accepting(it.at_origin)[:-2] + b"mcp-session-id: s\r\n\r\nframe")
     link.speak()
     assert (await it.client.read_head()).status == 101
@@ -144,9 +140,9 @@ async def test_a_tunnel_waits_too(
 
 
 async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(
-    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    link: DroppingProxy, stage: Stage
 ) -> None:
-    it = await held(stage, link, monkeypatch)
+    it = await held(stage, link)
     await it.names_it(response(b"", "mcp-session-id: s"))
     it.client.abort()
     assert (await stage.logged(it.lb, 2))[1].termination == "CH"
@@ -156,10 +152,10 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(
 
 
 async def test_a_request_that_is_finished_without_its_client_is_so_here(
-    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    link: DroppingProxy, stage: Stage
 ) -> None:
     route = {"path_prefix": "/", "backend": "agents", "on_disconnect": "detach"}
-    it = await held(stage, link, monkeypatch, frontend={"routes": [route]})
+    it = await held(stage, link, frontend={"routes": [route]})
     await it.names_it(response(b"whole", "mcp-session-id: s")[:-2])
     it.client.abort()
     await eventually(lambda: not it.lb._plane.context.live.clients)
@@ -218,7 +214,7 @@ async def test_each_response_for_one_key_is_held_once(stage: Stage) -> None:
 async def test_the_wait_is_none_of_the_servers_time(
     link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    it = await held(stage, link, monkeypatch)
+    it = await held(stage, link)
     context = it.lb._plane.context
     clock, later = context.clock, 0.0
     monkeypatch.setattr(context, "clock", lambda: clock() + later)
@@ -232,11 +228,12 @@ async def test_the_wait_is_none_of_the_servers_time(
 
 
 async def test_a_redis_that_is_silent_is_not_waited_for_long(
-    link: DroppingProxy, stage: Stage
+    link: DroppingProxy, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hermes_lb.affinity.stores.redis._PATIENCE", 0.25)
     lb = await stage.balancer(*await mint(stage), backend=shared(link.url))
     link.go_mute()
-    session = session_of(await stage.ask(lb))  # a quarter of a second
+    session = session_of(await stage.ask(lb))
     assert (await stage.ask(lb, f"Mcp-Session-Id: {session}")).status == 200
     await eventually(lambda: any("shared pins" in problem for problem in stage.problems))
     link.speak()

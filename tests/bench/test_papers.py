@@ -34,12 +34,12 @@ def test_a_verdict_goes_by_the_interval(found: Ratio, says: str) -> None:
 
 
 def test_each_claim_is_of_strategies_that_there_are_and_has_a_row() -> None:
-    text = page([(claim, Ratio(1.0, 0.9, 1.1)) for claim in CLAIMS], 5)
+    text = page([(claim, 5, Ratio(1.0, 0.9, 1.1)) for claim in CLAIMS])
     for claim in CLAIMS:
         assert {claim.strategy, claim.baseline} <= set(STRATEGIES)
         assert f"| `{claim.strategy}`, `{claim.baseline}` | {claim.says} ({claim.source})" in text
     assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)
-    assert text.count("| 1.00 (0.90 to 1.10) | not seen |") == len(CLAIMS)
+    assert text.count("| 1.00 (0.90 to 1.10) | 5 | not seen |") == len(CLAIMS)
 
 
 @pytest.mark.slow

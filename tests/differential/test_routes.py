@@ -243,6 +243,7 @@ async def peers(row: Row) -> AsyncIterator[Peers]:
             yield found
 
 
+@pytest.mark.slow  # two processes for each row
 @needs_both
 @pytest.mark.parametrize("name", ROWS)
 async def test_a_route_does_what_theirs_does(name: str) -> None:

@@ -60,7 +60,7 @@ def test_a_request(
 def test_a_response(
     fields: list[tuple[bytes, bytes]], ended: bool, is_head: bool, added: bytes
 ) -> None:
-    head = as_head(fields, ended=ended, is_head=is_head)
+    head = as_head(tuple(fields), ended=ended, is_head=is_head)
     assert head == b"HTTP/1.1 %b \r\n%b\r\n" % (fields[0][1], added)
 
 
@@ -74,4 +74,4 @@ def test_a_response(
 )  # fmt: skip
 def test_malformed_fields(field: tuple[bytes, bytes]) -> None:
     with pytest.raises(InvalidResponse):
-        as_head([OK, field], ended=True, is_head=False)
+        as_head((OK, field), ended=True, is_head=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hermes_lb.lab.traces.access_log import Log, parse, read
-from hermes_lb.observe import httplog
+from hermes_lb.observe import httplog, json_log
 from tests.observe.records import a_record
 
 # Written by HAProxy 2.6.12 with `option httplog`; the first through a syslog server.
@@ -115,3 +117,28 @@ def test_clients_are_sessions_and_an_hour_of_nothing_ends_one() -> None:
     assert [(call.after, round(call.pause, 3)) for call in first.calls] == [(-1, 0.0), (0, 10.0)]
     assert second.start == pytest.approx(3700.0)
     assert recording.servers == ["s1"] * 3
+
+
+def test_our_json_lines_are_read_as_the_others_are() -> None:
+    record = a_record(
+        began=BEGAN / 1000, client="10.1.2.3", backend="be", server="s1", response=0.1
+    )
+    (one,) = parse([json_log.line(record)]).entries
+    (other,) = parse([httplog.line(record)]).entries
+    assert one == other._replace(load=-1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"server": None}, {"response_ms": None}, {"time": "yesterday"}, {"time": 5},
+        {"total_ms": -1}, {"total_ms": 1e300}, {"total_ms": float("nan")}, {"head_ms": "x"},
+        {"bytes_sent": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_json_line_is_skipped_and_counted(damage: dict[str, object]) -> None:
+    good = json_log.line(a_record(began=BEGAN / 1000, server="s1", response=0.1))
+    log = parse([good, json.dumps(json.loads(good) | damage), "{", "{}", "[]", '{"a":' * 9999])
+    assert len(log.entries) == 1
+    assert log.skipped == 5

@@ -163,6 +163,8 @@ def waits(strategy: str, balancers: int, share: float | None) -> float:
     return found[strategy]["latency_mean"] - 0.05
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_balancers_that_see_only_their_own_requests_wait_longer_and_by_old_news_still_more() -> (
     None
 ):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes_lb.config import load_config
 from hermes_lb.workers.layout import Layout
 from hermes_lb.workers.shared_memory import SharedMemory
 from tests.support.pools import make_pool
@@ -130,3 +132,33 @@ def test_the_next_generation_goes_on(memory: SharedMemory, layout: Layout):
         assign(one, "a", "c", "d")
     assert following.rows == layout.rows
     assert len(set(layout.rows.values())) == 5
+
+
+def test_a_discovery_counts_with_all_that_it_may_find() -> None:
+    memory = SharedMemory.create(1, 8)
+    tables = {"frontends": [{"name": "web", "bind": "127.0.0.1:0", "default_backend": "a"}]}
+    for most, fits in ((6, True), (7, False)):
+        discovery = {"file": {"path": "none"}, "max_servers": most}
+        configured = load_config({**tables, "backends": {"a": {"discovery": discovery}}})
+        with nullcontext() if fits else pytest.raises(ValueError, match="with its max_servers"):
+            Layout(memory).check(configured)
+    memory.close()
+
+
+def test_rows_of_single_servers_are_given_and_freed() -> None:
+    """As a discovery changes them: the cost is that of these rows."""
+    memory = SharedMemory.create(2, 4)
+    layout = Layout(memory)
+    assert layout.change(["a", "b"], []) == []
+    [freed] = layout.change(["c"], ["a", "none"])
+    assert set(layout.rows) == {"b", "c"}
+    memory.regions[1].loads[freed] = 1  # a worker has not heard of it yet
+    assert layout.change(["d"], []) == []
+    assert layout.rows["d"] != freed
+    with pytest.raises(ValueError, match="all rows"):
+        layout.change(["e"], ["b"])
+    assert set(layout.rows) == {"b", "c", "d"}
+    memory.regions[1].loads[freed] = 0
+    layout.change(["e"], [])
+    assert layout.rows["e"] == freed
+    memory.close()

@@ -76,6 +76,32 @@ def test_what_is_counted_is_in_the_rows_after_a_copy(region: Region):
     assert frontend.requests == 7
 
 
+def test_only_the_histograms_that_have_changed_are_written(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = FakePlane()
+    counters = plane.pools["test"].servers[0].counters
+    made = publisher(plane, region)
+    counters.responses[2] = 1
+    made.publish()  # all, for the first time
+    written: list[tuple[int, int]] = []
+    write = region.write_cells
+    monkeypatch.setattr(
+        region, "write_cells",
+        lambda row, first, cells: (written.append((row, first)), write(row, first, cells)),
+    )  # fmt: skip
+    counters.responses[2] += 1
+    counters.latency.observe(0.5)
+    made.publish()
+    places = dict(RequestCounters.BULK)
+    assert written == [(1, places["latency"]), (1, 0)], "the cells that tell of it come last"
+    assert loaded(region, 1).cells() == counters.cells()
+    counters.latency.move(0.5, 2.0)  # as many as before
+    counters.late += 1
+    made.publish()
+    assert loaded(region, 1).cells() == counters.cells()
+
+
 def test_only_what_has_changed_is_written(region: Region):
     plane = FakePlane()
     made = publisher(plane, region)

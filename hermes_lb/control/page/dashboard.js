@@ -85,11 +85,11 @@ function showBackends(backends, servers, time) {
 }
 
 /** Shows one server: links lead to it. */
-function goTo(server) {
-  const slash = server.indexOf("/");
-  const card = cards.get(server.slice(0, slash));
-  if (server && !card?.reveal(server.slice(slash + 1))) return; // not there yet, or no more
-  shownServer = server;
+function goTo(named) {
+  const slash = named.indexOf("/");
+  const card = cards.get(named.slice(0, slash));
+  if (named && !card?.reveal(named.slice(slash + 1))) return; // not there yet, or no more
+  shownServer = named;
 }
 
 /** The whole moment: an event has the servers that differ from the event before. */

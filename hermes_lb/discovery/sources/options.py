@@ -22,7 +22,7 @@ class _Rules(Section):
 
     empty_after: PositiveDuration = 30.0
     flap_hold: Duration = 10.0
-    max_servers: int = Field(5_000, ge=1, le=MOST_SERVERS)
+    max_servers: int = Field(2_000, ge=1, le=MOST_SERVERS)
     defaults: ServerDefaults = ServerDefaults()
 
     @model_validator(mode="after")

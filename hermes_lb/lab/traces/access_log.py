@@ -1,4 +1,4 @@
-"""An access log in `httplog` format, ours or HAProxy's.
+"""An access log in `httplog` format, ours or HAProxy's, or in our `json`.
 
 A request arrives when its line says and takes Tr + the time of its response, which is Ta less the
 waits before (TR, Tw, Tc). That is what its server needed at the time, including its own queue. A
@@ -10,6 +10,7 @@ the log, and only the part with the most requests is played.
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime
 from itertools import pairwise
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _MOST_GAP: Final = 7 * 86_400.0  # seconds
+_MOST_MS: Final = 10**10
 # A syslog server may have put its own prefix before. Ten digits of milliseconds are 115 days.
 _LINE = re.compile(
     r"(?:^|\s)(?P<client>[0-9A-Fa-f.:]+|-|unix):\d+ "
@@ -131,6 +133,28 @@ def _together(entries: list[Entry]) -> list[Entry]:
 
 
 def _entry(line: str) -> Entry | None:
+    return _of_json(line) if line.startswith("{") else _of_httplog(line)
+
+
+def _of_json(line: str) -> Entry | None:
+    """`observe.json_log`: times in milliseconds, null for phases that were not reached."""
+    try:
+        row = json.loads(line)
+        began = datetime.fromisoformat(row["time"]).timestamp()
+        answer, whole = row["response_ms"], row["total_ms"]
+        before = sum(row[key] or 0 for key in ("head_ms", "queue_ms", "connect_ms"))
+        if row["server"] is None or not 0 <= answer <= _MOST_MS or not 0 <= whole <= _MOST_MS:
+            return None
+        length = max(0.0, whole - before) / 1000
+        client, backend, server = (str(row[key]) for key in ("client", "backend", "server"))
+        size = int(row["bytes_sent"])
+        first = min(answer / 1000, length)
+        return Entry(began, first, length, client, backend, server, size, -1)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+
+
+def _of_httplog(line: str) -> Entry | None:
     found = _LINE.search(line)
     if found is None or found["server"] == NO_SERVER or found["month"] not in MONTHS:
         return None

@@ -26,7 +26,7 @@ _KEYS: Final = ("timestamp", "input_length", "output_length", "hash_ids")
 def is_first(line: str) -> bool:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and all(key in value for key in _KEYS)
 
@@ -71,7 +71,7 @@ def _request(line: str, number: int) -> dict[str, Any]:
         numbers = [*(value[key] for key in _KEYS[:3]), *value["hash_ids"]]
         if not all(type(one) is int and 0 <= one < PRIVATE for one in numbers):
             raise ValueError
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"line {number} is not a request of Mooncake's format") from None
     checked: dict[str, Any] = value
     return checked

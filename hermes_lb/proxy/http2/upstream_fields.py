@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.errors import InvalidResponse
+from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.request import CHUNKED
 from hermes_lb.proxy.http2.fields import OF_ONE_HOP, has_forbidden_bytes, is_name
 
@@ -46,8 +47,16 @@ def as_fields(head: bytes, scheme: bytes) -> Asked:
     return Asked(pseudo + fields, length, method == b"HEAD")
 
 
-def as_head(fields: Iterable[tuple[bytes, bytes]], *, ended: bool, is_head: bool) -> bytes:
+def as_head(fields: tuple[tuple[bytes, bytes], ...], *, ended: bool, is_head: bool) -> bytes:
     """`ended`: no body follows. `is_head`: the request was a HEAD. Raises InvalidResponse."""
+    known = _heads.get((fields, ended, is_head))
+    if known is None:
+        known = _as_head(fields, ended=ended, is_head=is_head)
+        _heads.remember((fields, ended, is_head), len(known), known)
+    return known
+
+
+def _as_head(fields: Iterable[tuple[bytes, bytes]], *, ended: bool, is_head: bool) -> bytes:
     lines: list[bytes] = []
     status, has_length = b"", False
     for name, value, *_ in fields:
@@ -61,3 +70,9 @@ def as_head(fields: Iterable[tuple[bytes, bytes]], *, ended: bool, is_head: bool
     if not has_length and not is_head and status not in (b"204", b"304") and status[:1] != b"1":
         lines.append(b"Content-Length: 0\r\n" if ended else b"Transfer-Encoding: chunked\r\n")
     return b"HTTP/1.1 %b \r\n%b\r\n" % (status, b"".join(lines))
+
+
+# A server's responses recur, for a second at least, in which Date is the same.
+_heads: BoundedCache[tuple[tuple[tuple[bytes, bytes], ...], bool, bool], bytes] = BoundedCache(
+    most=256, longest=1024
+)

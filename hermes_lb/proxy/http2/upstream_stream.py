@@ -160,7 +160,7 @@ class UpstreamStream(ServerSide, Queue):
     def _parsed(self, fields: Fields, *, ended: bool) -> ResponseHead | None:
         settings = self._connection.context.settings
         try:
-            data = as_head(fields, ended=ended, is_head=self._is_head)
+            data = as_head(tuple(fields), ended=ended, is_head=self._is_head)
             if len(data) > settings.most_in_head:
                 raise InvalidResponse("the response head is too large")
             return settings.response_parser.parse(data)

@@ -21,6 +21,8 @@ APPEND: Final = script("append")
 # it executes one: less than a millisecond.
 _MOST_BATCHES: Final = 64
 _MOST_BYTES: Final = 256 * 1024
+# Bytes that each batch takes of a command's room beside its own, so that it has no more of them.
+_ROOM_OF_A_BATCH: Final = _MOST_BYTES // _MOST_BATCHES
 # Bytes of a batch, except one of a single event: a follower reads whole batches. Of a small window
 # it is an eighth.
 _BATCH: Final = 64 * 1024
@@ -65,12 +67,11 @@ class AppendCommand:
 
     def add(self, journal: StoredJournal, batch: OutBatch) -> None:
         before, last, data = batch
-        self._keys.append(journal.packed_keys)
         size = len(data)
+        self._keys.append(journal.packed_keys)
         self._arguments.append(_BATCH_FORMAT % (journal.packed_nonce, before, last, size, data))
         self.journals.append(journal)
-        # Fewer bytes for each batch too, so that there are no more than _MOST_BATCHES.
-        self.room -= size + _MOST_BYTES // _MOST_BATCHES
+        self.room -= size + _ROOM_OF_A_BATCH
 
     def pack(self) -> bytes:
         batches = len(self.journals)

@@ -229,6 +229,12 @@ class StoredJournal(OwnedJournal):
 
     def unsent(self) -> list[OutBatch]:
         """The batches to send now; for each of them, one of the next two is called."""
+        pending = self._pending
+        if isinstance(pending, bytes) and pending and self._seal is None:  # nearly always
+            batch = (self._cut_at, self._last, pending)
+            self._cut_at = self._last
+            self._pending = b""
+            return self._outbox.send(batch)
         self._cut()
         return self._outbox.unsent()
 

@@ -69,6 +69,17 @@ class Outbox:
         self._due += len(unsent)
         return unsent
 
+    def send(self, batch: OutBatch) -> list[OutBatch]:
+        """`put`, then `unsent`: there is one for each token."""
+        queue = self._queue
+        is_next = self._in_flight == len(queue) and not self.is_broken
+        queue.append(batch)
+        if not is_next:
+            return self.unsent()
+        self._in_flight += 1
+        self._due += 1
+        return [batch]
+
     # Replies, in the order of sending. Each returns True when all has to be sent again.
 
     def acknowledged(self, now: float) -> OutBatch | None:

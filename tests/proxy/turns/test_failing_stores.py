@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-# Commands that break the store, and that restore it. A replica is read-only; its master can't be reached.
+# Commands that break the store, and that restore it. A replica is read-only.
 FULL = [("CONFIG", "SET", "maxmemory", "1")], [("CONFIG", "SET", "maxmemory", "0")]
 READ_ONLY = [("REPLICAOF", "127.0.0.1", "1")], [("REPLICAOF", "NO", "ONE")]
 SLOW = [("CLIENT", "PAUSE", "600000", "WRITE")], [("CLIENT", "UNPAUSE")]

@@ -55,8 +55,8 @@ class UnreliableClient(StoreClient):
         self._rng = rng
         self._tasks = tasks
 
-    async def run(self, *args: Any) -> Any:
-        return await self._badly(lambda: super(UnreliableClient, self).run(*args))
+    async def run(self, *args: Any, **how: Any) -> Any:
+        return await self._badly(lambda: super(UnreliableClient, self).run(*args, **how))
 
     async def ask(self, *args: Any) -> Any:
         if args[1] == "GET":
