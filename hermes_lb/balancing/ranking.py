@@ -2,6 +2,8 @@
 
 Equals are picked by their weights, by stride scheduling (Waldspurger and Weihl, 1995): a server has
 a pass, which a pick advances by 1 / weight, and of equals the one with the least pass is next.
+
+Not compiled: an entry is known by its identity, and mypyc makes another tuple of it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.errors import NotProcessed
-from hermes_lb.proxy import end_sessions
 from hermes_lb.proxy.exchange import Exchange
 from hermes_lb.proxy.http2.upstream_stream import UpstreamStream
 from tests.http2.test_shared_connections import POST
@@ -204,8 +203,7 @@ async def test_the_operator_ends_a_session(stage: Stage) -> None:
     lb, client, at_origin, request = await asked(stage)
     await at_origin.head(request)
     await client.read_head()
-    context = lb._plane.context
-    assert end_sessions(context.live, context.clock(), "agents", "agent1") == 1
+    assert lb._plane.end_sessions(backend="agents", server="agent1") == 1
     assert await at_origin.was_reset(request) == 8
     with pytest.raises(Ended):
         await client.read_exactly(1)

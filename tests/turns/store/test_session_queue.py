@@ -239,9 +239,9 @@ async def test_all_keys_of_a_script_lie_in_one_slot_and_expire(run: ScriptRunner
     calls: list[list[str]] = []
     plain = run.client.run
 
-    async def recorded(script: object, keys: list[str], args: object) -> object:
+    async def recorded(script: object, keys: list[str], args: object, **how: object) -> object:
         calls.append(list(keys))
-        reply = await plain(script, keys, args)  # type: ignore[arg-type]
+        reply = await plain(script, keys, args, **how)  # type: ignore[arg-type]
         for key in await run.keys():
             assert await run.client.ask(key, "PTTL", key) > 0, key
             assert key in {one for call in calls for one in call}, key
