@@ -55,7 +55,7 @@ _PAUSE: Final = (0.01, 0.2)
 _ATTEMPTS: Final = 3
 # Seconds between two reports that it is away: one that is read-only answers some commands.
 _REPORTED: Final = 10.0
-# Milliseconds for WAIT. Replicas that work answer in a few. Twice it is less than PATIENCE: a script
+# Milliseconds for WAIT. Replicas that work answer in a few. Twice is less than PATIENCE: a script
 # that the server does not know yet is sent again, with another WAIT.
 _REPLICA_MS: Final = 400
 
