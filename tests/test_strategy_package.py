@@ -65,7 +65,7 @@ def run(folder: Path, *command: str) -> str:
 def test_the_example_is_installed_and_picks(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "source")
     install = (
-        "-m pip install --quiet --no-deps --no-build-isolation --no-index --target site source"
+        "-m pip install --quiet --no-deps --no-build-isolation --no-index --target site ./source"
     )
     run(tmp_path, *install.split())
     seen = json.loads(run(tmp_path, "-c", USE))
