@@ -60,7 +60,8 @@ class LeastSessions(Tracker):
         session = self._sessions.find(self._key(request), now)
         if session is not None:
             own = session.server
-            if own.can_take(now) and own.weight and own not in request.tried:
+            is_in_use = not own.config.backup or own in pool.candidates(request.tried, now)
+            if own.can_take(now) and own.weight and own not in request.tried and is_in_use:
                 return own
         return self._ranking.least(pool, request.tried, now)
 

@@ -66,7 +66,8 @@ class SessionStealing(Tracker):
         session = self._sessions.find(self._key(request), now)
         if session is not None:
             own = session.server
-            if own.can_take(now) and own.weight and own not in request.tried:
+            is_in_use = not own.config.backup or own in pool.candidates(request.tried, now)
+            if own.can_take(now) and own.weight and own not in request.tried and is_in_use:
                 load = self._load(pool, own)
                 if load < self._gap or session.running or now - session.moved_at < self._rest:
                     return own
