@@ -58,11 +58,8 @@ class LeastSessions(Tracker):
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         self.follow(pool)
         session = self._sessions.find(self._key(request), now)
-        if session is not None:
-            own = session.server
-            is_in_use = not own.config.backup or own in pool.candidates(request.tried, now)
-            if own.can_take(now) and own.weight and own not in request.tried and is_in_use:
-                return own
+        if session is not None and session.may_stay(pool, request.tried, now):
+            return session.server
         return self._ranking.least(pool, request.tried, now)
 
     def started(self, server: Server, request: Request, now: float) -> Ticket | None:

@@ -13,9 +13,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-    from hermes_lb.backends import Server
+    from hermes_lb.backends import Pool, Server
 
 # Expired sessions that a call drops: more than the one that it adds.
 _DROPS: Final = 8
@@ -36,6 +36,16 @@ class Session:
 
     def ended(self, output: int) -> None:
         self.running -= 1
+
+    def may_stay(self, pool: Pool, tried: Collection[Server], now: float) -> bool:
+        """Whether its server is a candidate. A backup is one only while no primary serves."""
+        server = self.server
+        return (
+            server.can_take(now)
+            and server.weight > 0
+            and server not in tried
+            and (not server.config.backup or server in pool.candidates(tried, now))
+        )
 
 
 class LiveSessions:

@@ -64,18 +64,16 @@ class SessionStealing(Tracker):
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         self.follow(pool)
         session = self._sessions.find(self._key(request), now)
-        if session is not None:
-            own = session.server
-            is_in_use = not own.config.backup or own in pool.candidates(request.tried, now)
-            if own.can_take(now) and own.weight and own not in request.tried and is_in_use:
-                load = self._load(pool, own)
-                if load < self._gap or session.running or now - session.moved_at < self._rest:
-                    return own
-                other = self._least.pick(pool, request, now, rng)
-                if other is None or load - self._load(pool, other) < self._gap:
-                    return own
-                return other
-        return self._least.pick(pool, request, now, rng)
+        if session is None or not session.may_stay(pool, request.tried, now):
+            return self._least.pick(pool, request, now, rng)
+        own = session.server
+        load = self._load(pool, own)
+        if load < self._gap or session.running or now - session.moved_at < self._rest:
+            return own
+        other = self._least.pick(pool, request, now, rng)
+        if other is None or load - self._load(pool, other) < self._gap:
+            return own
+        return other
 
     def started(self, server: Server, request: Request, now: float) -> Ticket | None:
         return self._sessions.started(self._key(request), server, now)

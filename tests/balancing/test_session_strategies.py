@@ -6,6 +6,7 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +62,18 @@ def test_a_session_keeps_its_server_and_moves_only_when_that_is_out() -> None:
     assert strategy.count(lost) == 0
     lost.set_up(True, "")
     assert {key: turn(strategy, pool, key, 300.0) for key in "abcdef"} == moved
+
+
+@pytest.mark.parametrize("kind", [LeastSessions, SessionStealing])
+def test_a_session_leaves_a_backup_once_a_primary_serves(
+    kind: type[LeastSessions | SessionStealing],
+) -> None:
+    pool, strategy = make_pool({}, {"backup": True}), kind()
+    primary, backup = pool.servers
+    primary.set_up(False, "")
+    assert [turn(strategy, pool, "s", now) for now in (0.0, 1.0)] == [backup.name] * 2
+    primary.set_up(True, "")
+    assert turn(strategy, pool, "s", 2.0) == primary.name
 
 
 def test_a_server_that_leaves_takes_its_sessions_with_it() -> None:
