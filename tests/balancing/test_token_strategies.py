@@ -205,7 +205,7 @@ class TestFairQueue:
     )
     def test_no_client_starves(self, arrivals: list[tuple[int, int, int]]) -> None:
         """While a client waits, each other one gets at most what the most expensive two requests
-        cost more than it (theorem 4.4 of the paper has the bound for two that are backlogged)."""
+        cost more than it (VTC bounds the difference of two that are backlogged)."""
         queue = Queue()
         most = 1 + 1000 + 512
         for client in "abcde":
