@@ -95,6 +95,19 @@ async def test_a_burst_is_slow_and_not_refused(
     assert client._in_flight.waiting == 0
 
 
+async def test_a_client_has_256_operations_under_way(
+    server: HeldServer, connected: Connected, tasks: Tasks
+) -> None:
+    client = connected(f"redis://127.0.0.1:{server.port}", patience=60.0)
+    burst = [tasks.spawn(client.run(SCRIPT, ["k"], [number]), name="one") for number in range(300)]
+    await until(lambda: server.held == 256)
+    assert client._in_flight.waiting == 300 - 256
+    server.answer()
+    await until(lambda: server.held == 300 - 256)
+    server.answer()
+    assert await asyncio.gather(*burst) == [b"%d" % number for number in range(300)]
+
+
 async def test_turns_that_have_begun_go_first(
     server: HeldServer, connected: Connected, tasks: Tasks
 ) -> None:
