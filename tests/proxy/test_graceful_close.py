@@ -124,7 +124,7 @@ async def test_a_silent_client_is_not_waited_for(stage: Stage, close: GracefulCl
 async def test_a_new_connection_keeps_its_time_for_a_head(
     stage: Stage, close: GracefulClose
 ) -> None:
-    lb = await stage.balancer(await stage.serving(), timeouts={"request_head": "0.2s"})
+    lb = await stage.balancer(await stage.serving(), timeouts={"request_head": "2s"})
     client = await accepted(stage, lb)
     deadline = connection(lb).deadline
     is_over = await close(stage, lb)
