@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 otel = needs_package("opentelemetry", "sdk.trace.export.in_memory_span_exporter", "proto")
 
+pytestmark = pytest.mark.http1_only("its balancer is not one of the stage's")
+
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
