@@ -49,6 +49,9 @@ MAKE_WHEEL = rm -rf build/bdist.* build/lib* && $(BIN)/python -m pip wheel --qui
   --disable-pip-version-check --no-deps --no-build-isolation . --wheel-dir
 MYPYC = export HERMES_LB_MYPYC=1 &&
 
+# The number of processes is tests/conftest.py's.
+PARALLEL := -n auto --dist worksteal
+
 # Tests start hundreds of processes, each of which would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -60,10 +63,10 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/python -m hermes_lb demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --suite all $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --suite all $(ARGS)
 
 # The agent's tests are left out: nothing of it is compiled.
 test-compiled: $(VENV)/.installed-dev
@@ -73,7 +76,7 @@ test-compiled: $(VENV)/.installed-dev
 	cd build/compiled && export PYTHONPATH="$$PWD" && \
 	  $(abspath $(BIN))/python -m zipfile -e *.whl . && \
 	  $(abspath $(BIN))/python -m hermes_lb --version | grep compiled && \
-	  $(abspath $(BIN))/python -m pytest -n auto --ignore tests/agent_worker $(ARGS)
+	  $(abspath $(BIN))/python -m pytest $(PARALLEL) --ignore tests/agent_worker $(ARGS)
 
 # Each in an environment of its own: their versions of libraries are not ours. Without byte code:
 # most of it is never imported.
@@ -99,7 +102,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tests.language
-	$(BIN)/python -m pytest -q -n auto $(PURE_TESTS)
+	$(BIN)/python -m pytest -q $(PARALLEL) $(PURE_TESTS)
 
 manual: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.manual > configs/hermes-lb.1

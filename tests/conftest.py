@@ -2,7 +2,7 @@
 
 `make test` runs the default set in minutes. Left out are the tests marked `slow` (real processes
 and real time for many seconds each) and `other_loop` (a test of uvloop, repeated on asyncio's own
-loop); property tests have a quarter of their examples.
+loop); property tests have a tenth of their examples.
 
     make test                          the default set
     make test ARGS="--suite rest"      what it leaves out, and property tests with all examples
@@ -15,12 +15,14 @@ pytest's last line has the number of the tests that were deselected.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_timeout
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from hermes_lb.build import BUILD, IS_COMPILED
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 # How long an example takes depends on the machine. `tests.support.examples` scales by the profile.
 _HYPOTHESIS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("all", max_examples=100, **_HYPOTHESIS)
-settings.register_profile("default", max_examples=25, **_HYPOTHESIS)
+settings.register_profile("default", max_examples=10, **_HYPOTHESIS)
 
 _HERE = Path(__file__).parent
 
@@ -85,8 +87,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For `-n auto`: most tests wait longer than they compute; a slow one has a core to itself."""
-    return (os.cpu_count() or 1) * (2 if config.option.suite == "default" else 1)
+    """For `-n auto`: most tests wait longer than they compute, the slow ones less so."""
+    return round((os.cpu_count() or 1) * (3 if config.option.suite == "default" else 1.5))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -119,6 +121,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=kept[False])
     if hasattr(config, "workeroutput"):  # of pytest-xdist, which drops what its workers deselect
         config.workeroutput["deselected"] = len(kept[False])
+
+
+def pytest_collection_finish() -> None:
+    """A collection of garbage in a test need not look at 18,000 tests: half a second each."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Start the timer again: pytest-timeout ends it when a test fails, and a teardown may hang."""
+    settings = pytest_timeout._get_item_settings(item)
+    hooks = item.config.pluginmanager.hook
+    if settings.timeout:
+        hooks.pytest_timeout_cancel_timer(item=item)
+        hooks.pytest_timeout_set_timer(item=item, settings=settings)
 
 
 @pytest.hookimpl(optionalhook=True)

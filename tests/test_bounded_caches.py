@@ -175,6 +175,7 @@ FILLED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "number"), [pytest.param(*case[1:], id=case[0]) for case in FILLED]
 )

@@ -71,6 +71,7 @@ async def test_sigterm_lets_a_stream_finish(stage: Stage, tmp_path: Path) -> Non
     assert running.said.rstrip().endswith("ended")
 
 
+@pytest.mark.slow
 async def test_a_second_signal_ends_at_once(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.origin()
     async with process(tmp_path, origin.port) as running:
@@ -84,6 +85,7 @@ async def test_a_second_signal_ends_at_once(stage: Stage, tmp_path: Path) -> Non
     assert running.said.rstrip().endswith("what still ran was cut")
 
 
+@pytest.mark.slow
 async def test_draining_ends_after_its_timeout(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.origin()
     more = '[process]\nmax_connections = 100\ndrain_timeout = "100ms"\n'
@@ -97,6 +99,7 @@ async def test_draining_ends_after_its_timeout(stage: Stage, tmp_path: Path) -> 
         assert await running.ended() == 0
 
 
+@pytest.mark.slow
 async def test_a_configuration_in_a_fifo_is_not_waited_for_a_second_time(tmp_path: Path) -> None:
     fifo = tmp_path / "lb.toml"
     os.mkfifo(fifo)
@@ -138,6 +141,7 @@ async def test_an_access_log_that_cannot_be_opened_is_one_clear_line(
     assert "missing/access.log" in running.said
 
 
+@pytest.mark.slow
 async def test_a_low_limit_of_open_files_is_reported(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.serving()
     more = "[process]\nmax_connections = 5000\n"
@@ -150,6 +154,7 @@ async def test_a_low_limit_of_open_files_is_reported(stage: Stage, tmp_path: Pat
     assert "5000" in line
 
 
+@pytest.mark.slow
 async def test_a_low_limit_is_no_warning_for_who_has_chosen_nothing(
     stage: Stage, tmp_path: Path
 ) -> None:
@@ -159,6 +164,7 @@ async def test_a_low_limit_is_no_warning_for_who_has_chosen_nothing(
     assert "ulimit" not in running.said
 
 
+@pytest.mark.slow
 async def test_a_soft_limit_that_can_be_raised_is_raised(stage: Stage, tmp_path: Path) -> None:
     async with process(
         tmp_path,
@@ -183,6 +189,7 @@ async def test_the_access_log_goes_to_stdout_as_lines(stage: Stage, tmp_path: Pa
     assert line.endswith(b'"GET /page HTTP/1.1"\n')
 
 
+@pytest.mark.slow
 async def test_running_out_of_files_is_survived(stage: Stage, tmp_path: Path) -> None:
     """No busy loop, no lost listener: when clients leave, others are served."""
     origin = await stage.serving()

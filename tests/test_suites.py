@@ -41,10 +41,11 @@ DEFAULT = {"plain", "loops[uvloop]", *PROPERTIES}
 LEFT_OUT = {"slow", "loops[asyncio]"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suite", "processes", "examples", "ran", "deselected"),
     [
-        ("default", 2, 50, DEFAULT, 2),
+        ("default", 2, 20, DEFAULT, 2),
         ("rest", 0, 200, LEFT_OUT | PROPERTIES, 2),
         ("all", 0, 200, DEFAULT | LEFT_OUT, 0),
     ],

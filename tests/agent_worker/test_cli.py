@@ -95,6 +95,7 @@ async def test_a_conversation_survives_the_kill_of_its_worker(
             assert (await response.json())["content"] == "Your name is Ada."
 
 
+@pytest.mark.slow
 async def test_a_worker_killed_in_a_turn_leaves_the_session_to_others(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
@@ -140,6 +141,7 @@ async def test_sigterm_lets_a_running_turn_finish(
         assert "waiting for 1 running turn" in out
 
 
+@pytest.mark.slow
 async def test_sigterm_leaves_open_connections_their_hearing(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
@@ -187,6 +189,7 @@ async def test_sigterm_leaves_open_connections_their_hearing(
         assert (await worker.end())[0] == 0
 
 
+@pytest.mark.slow
 async def test_a_stopping_worker_waits_for_the_rest_of_a_request(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
@@ -213,6 +216,7 @@ async def test_a_stopping_worker_waits_for_the_rest_of_a_request(
         assert await worker.end() == (0, "", "")
 
 
+@pytest.mark.slow
 async def test_sigterm_closes_connections_that_have_nothing_more_to_wait_for(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
@@ -244,6 +248,7 @@ async def test_sigterm_closes_connections_that_have_nothing_more_to_wait_for(
         assert (await worker.end())[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["second signal", "drain timeout"])
 async def test_a_drain_that_is_cut_short_frees_the_lease(
     redis_server: RedisServer, http: aiohttp.ClientSession, how: str
@@ -287,6 +292,7 @@ async def test_without_a_url_a_redis_is_embedded(http: aiohttp.ClientSession) ->
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["--redis-url", "redis://127.0.0.1:1/0"], ["redis"]])
 async def test_a_port_in_use_is_one_clear_line(command: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -300,6 +306,7 @@ async def test_a_port_in_use_is_one_clear_line(command: list[str]) -> None:
     assert "--port" in err
 
 
+@pytest.mark.slow
 async def test_an_unreachable_redis_is_one_clear_line() -> None:
     url = "redis://:s3cret@127.0.0.1:1/0"
     async with Process("--port", "0", "--redis-url", url) as worker:
@@ -330,6 +337,7 @@ def test_a_wrong_option_is_explained(arguments: list[str], told: str) -> None:
     assert "s3cret" not in result.stderr
 
 
+@pytest.mark.slow
 async def test_tokens_of_the_command_line_are_needed(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
@@ -344,6 +352,7 @@ async def test_tokens_of_the_command_line_are_needed(
             assert response.status == 401
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 async def test_the_redis_command_runs_until_it_is_asked_to_end(stop: signal.Signals) -> None:
     async with Process("redis", "--port", "0") as process:

@@ -219,6 +219,7 @@ def _growth(heads: Iterator[bytes]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forgotten")
 @pytest.mark.parametrize("chosen", _CHOSEN)
 def test_row17_many_heads_leave_little_behind(chosen: str) -> None:
@@ -226,6 +227,7 @@ def test_row17_many_heads_leave_little_behind(chosen: str) -> None:
     assert _growth(make(b"%d,x" % i) for i in range(6_000)) < 8 * 1024 * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_forgotten")
 @pytest.mark.parametrize("chosen", _CHOSEN)
 def test_row17_large_heads_leave_nothing_behind(chosen: str) -> None:

@@ -101,6 +101,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @at_work
 async def test_an_interruption_is_said_in_one_line_and_nothing_is_written(
@@ -112,6 +113,7 @@ async def test_an_interruption_is_said_in_one_line_and_nothing_is_written(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interruption_while_it_loads_is_said_too(
     number: signal.Signals, tmp_path: Path
@@ -129,6 +131,7 @@ def held(status: str) -> set[int]:
     return {number for number in signal.valid_signals() if blocked >> (number - 1) & 1}
 
 
+@pytest.mark.slow
 @at_work
 async def test_sigterm_ends_what_a_script_has_put_into_the_background(
     words: tuple[str, ...], moment: Moment, tmp_path: Path

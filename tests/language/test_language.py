@@ -23,6 +23,7 @@ def names(path: str, text: str) -> list[str]:
     return [each.word.name for each in findings_in(Path(path), text, WORDS)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)  # eight seconds of work, of one of several processes
 def test_the_tree_is_clean_but_for_the_paths_of_unclean() -> None:
     unclean = read_unclean()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., int]
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 50.0  # seconds, on a machine that is busy with other tests
 
 CODE = '''"""Thing."""

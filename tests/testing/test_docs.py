@@ -19,6 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", DOCS.read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_strict", [False, True])
 def test_every_example_passes(pytester: pytest.Pytester, is_strict: bool) -> None:
     """With the page's configuration; in strict mode, with the mark that it names."""

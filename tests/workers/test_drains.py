@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.workers.processes import Site
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2], ids=["alone", "several"])
 async def test_who_drains_a_server_is_notified_of_what_has_only_just_begun(
     site: Site, count: int

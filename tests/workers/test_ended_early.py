@@ -44,6 +44,7 @@ socket.getaddrinfo = getaddrinfo
     return meddling(folder, code), asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS)
 @pytest.mark.parametrize(
     ("bind", "server"),

@@ -6,6 +6,8 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.balancer_process import reserved_port
 from tests.workers.processes import becomes, serving
 
@@ -55,6 +57,7 @@ async def _requests(client: aiohttp.ClientSession, api: str) -> dict[str, int]:
         return {one["name"]: one["requests"] for one in (await response.json())["frontends"]}
 
 
+@pytest.mark.slow
 async def test_a_frontend_may_be_a_server_of_another_and_loops_end(site: Site) -> None:
     """In any process: before, and after a reload and an upgrade."""
     with reserved_port() as outer, reserved_port() as inner:

@@ -48,6 +48,7 @@ async def test_leastconn_counts_the_streams_of_all_processes(site: Site) -> None
         await asyncio.gather(*waiting)
 
 
+@pytest.mark.slow
 async def test_a_server_never_has_more_than_it_may_from_all_processes(site: Site) -> None:
     file = site.write(server="max_connections = 1")
     async with serving(file) as (running, _):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import aiohttp
+import pytest
 
 from agent_worker.redis_server import RedisServer
 from hermes_lb.tasks import Tasks
@@ -31,6 +32,7 @@ secret_file = "{secret}"
 HEADERS = {"Authorization": "Bearer a", "Idempotency-Key": "k"}
 
 
+@pytest.mark.slow
 async def test_the_turns_of_a_dead_process_are_lost_at_once(site: Site) -> None:
     """Nothing else makes its incarnation retired: without it, others wait for a whole lease."""
     secret = site.folder / "turns.secret"

@@ -331,6 +331,7 @@ async def test_the_first_result_of_a_claimed_call_is_kept(storage: PostgresStora
 # Outages
 
 
+@pytest.mark.slow
 async def test_while_the_server_is_away_everything_says_so() -> None:
     with PostgresServer.start() as server:
         storage = await PostgresStorage.open(server.url, HashingEmbedder())

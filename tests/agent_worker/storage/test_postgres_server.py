@@ -19,6 +19,8 @@ from agent_worker.storage.postgres_server import PostgresServer
 from agent_worker.storage.setup import StorageSetupError
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 SESSION = "session-number-one"
 
 
@@ -74,7 +76,6 @@ async def test_a_folder_keeps_claims_through_a_crash(open_folder: Path) -> None:
         await storage.close()
 
 
-@pytest.mark.slow
 def test_two_servers_do_not_share_a_folder(open_folder: Path) -> None:
     with PostgresServer.start(open_folder / "data"):
         with pytest.raises(StorageSetupError, match="ended at once"):
@@ -203,7 +204,6 @@ input()
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
 async def test_what_a_killed_one_leaves_is_removed_by_the_next_and_a_living_ones_is_not(
     open_folder: Path, monkeypatch: pytest.MonkeyPatch

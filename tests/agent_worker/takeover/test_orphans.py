@@ -417,6 +417,7 @@ async def test_a_message_takes_the_place_of_a_silent_turn(
 # Real workers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "moment", "result"),
     [
