@@ -88,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """For `-n auto`: most tests wait longer than they compute, the slow ones less so."""
-    return round((os.cpu_count() or 1) * (3 if config.option.suite == "default" else 1.5))
+    return round((os.cpu_count() or 1) * (2.5 if config.option.suite == "default" else 1.5))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

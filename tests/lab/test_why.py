@@ -147,7 +147,7 @@ def read(lines: list[str]) -> tuple[list[Row], str]:
 
 
 @pytest.mark.parametrize("are_equal", [True, False], ids=["equal", "weights"])
-@pytest.mark.parametrize("servers", [5, 60])
+@pytest.mark.parametrize("servers", [5, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_who_is_picked_follows_from_what_is_shown(
     strategy: str, servers: int, are_equal: bool
@@ -164,7 +164,7 @@ def test_who_is_picked_follows_from_what_is_shown(
     assert any("cannot take it" in line or "(not s" in line for why in whys for line in why.lines)
 
 
-@pytest.mark.parametrize("servers", [5, 40])
+@pytest.mark.parametrize("servers", [5, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scenario", ["crash", "scale-out", "sticky"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_looking_changes_nothing(strategy: str, scenario: str, servers: int) -> None:
