@@ -87,8 +87,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For `-n auto`: most tests wait longer than they compute, the slow ones less so."""
-    return round((os.cpu_count() or 1) * (2.5 if config.option.suite == "default" else 1.5))
+    """For `-n auto`: most tests wait longer than they compute; a slow one has a core to itself."""
+    return round((os.cpu_count() or 1) * (2.5 if config.option.suite == "default" else 1))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
