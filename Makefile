@@ -126,11 +126,12 @@ run-bench: $(VENV)/.installed-bench
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $$peer || true; done
 	$(BIN)/python -m $(RUN) $(ARGS)
 
-# A compiled build of this source for the benchmark, in an environment of its own.
+# A compiled build of this source for the benchmark, in an environment of its own. mypy sees the
+# optional dependencies too.
 compiled:
 	$(BENCH_PYTHON) -m venv --clear $(COMPILED)
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt 'setuptools>=77' mypy '.[http2]'
+	  --constraint constraints.txt 'setuptools>=77' mypy '.[http2,turns,encryption,dns,otel]'
 	HERMES_LB_MYPYC=1 $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --no-deps --force-reinstall .
 
