@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """A collection of garbage in a test need not look at 18,000 tests: half a second each."""
+    """Keep the tests themselves out of each later collection of garbage: half a second each."""
     gc.collect()
     gc.freeze()
 

@@ -36,6 +36,18 @@ def test_property(number): ...
 @pytest.mark.hypothesis
 def test_marked(): ...
 """
+HANGS = """
+import threading
+import pytest
+
+@pytest.fixture
+def hangs():
+    yield
+    threading.Event().wait()
+
+def test_fails(hangs):
+    assert False
+"""
 PROPERTIES = {"property", "marked"}
 DEFAULT = {"plain", "loops[uvloop]", *PROPERTIES}
 LEFT_OUT = {"slow", "loops[asyncio]"}
@@ -53,25 +65,39 @@ LEFT_OUT = {"slow", "loops[asyncio]"}
 def test_a_suite(
     tmp_path: Path, suite: str, processes: int, examples: int, ran: set[str], deselected: int
 ) -> None:
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "test_it.py").write_text(TESTS.replace("{examples}", str(examples)))
-    command = [
-        sys.executable, "-m", "pytest", "-v", "-c", str(ROOT / "pyproject.toml"),
-        f"--rootdir={tmp_path}", "-p", "tests.conftest", "-p", "no:randomly",
-        "-p", "no:cacheprovider", "-n", str(processes), "--suite", suite, str(tmp_path),
-    ]  # fmt: skip
-    ended = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    tests = TESTS.replace("{examples}", str(examples))
+    ended = _pytest(tmp_path, tests, "-n", str(processes), "--suite", suite)
     said = ended.stdout
     assert ended.returncode == 0, said
     names = [re.search(r"::test_(\S+)", line) for line in said.splitlines() if "PASSED" in line]
     assert {name[1] for name in names if name} == ran
     counted = re.search(r"(\d+) deselected", said.splitlines()[-1])
     assert int(counted[1] if counted else 0) == deselected, said
+
+
+@pytest.mark.slow
+def test_a_teardown_that_hangs_behind_a_failure_ends(tmp_path: Path) -> None:
+    """pytest-timeout alone stops its timer when a test fails."""
+    ended = _pytest(tmp_path, HANGS, "-n", "0", "--timeout", "2")
+    assert ended.returncode == 1
+    assert "in hangs" in ended.stdout  # the stack
+    assert "Timeout" in ended.stdout
+
+
+def _pytest(folder: Path, tests: str, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_it.py").write_text(tests)
+    command = [
+        sys.executable, "-m", "pytest", "-v", "-c", str(ROOT / "pyproject.toml"),
+        f"--rootdir={folder}", "-p", "tests.conftest", "-p", "no:randomly",
+        "-p", "no:cacheprovider", *options, str(folder),
+    ]  # fmt: skip
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
