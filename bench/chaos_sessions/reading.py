@@ -162,6 +162,6 @@ def is_within(spans: Sequence[tuple[float, float]], at: float) -> bool:
 
 
 def _difference(got: Sequence[tuple[str, ...]], wanted: Sequence[tuple[str, ...]]) -> str:
-    missing = [each[0] for each in wanted if each not in got][:5]
+    missing = [each[:2] for each in wanted if each not in got][:5]
     foreign = [each for each in got if each not in wanted][:3]
     return f"a follower lacks {missing}, and has {foreign}, of {len(wanted)} events"

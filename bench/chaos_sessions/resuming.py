@@ -58,11 +58,17 @@ def check_stream(
     """It is, event by event, what the log has of its turn; with its `done`, all of that.
 
     `turns` are the fences with which the session's turns began. What a failover took back while
-    the stream went on may be missing at its ends.
+    the stream went on may be missing at its ends. The `error` of an attempt that the client
+    repeated may be missing, too (`agent_worker.runtime.turn_takeover`).
     """
     heard = stream.heard
     end = min((turn for turn in turns if turn > stream.turn), default=math.inf)
     of_turn = [each for each in log if stream.turn <= event_order(each[0])[0] < end]
+    of_turn = [
+        each
+        for each in of_turn
+        if each[1] != "error" or each is of_turn[-1] or each[0] in heard.came_at
+    ]
     check_piece(tally, "resumed", session_id, heard, of_turn, failovers)
     if heard.last is None or any(is_within(failovers, at) for at in heard.came_at.values()):
         return
