@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,10 @@ ANSWERED = ("200", b"answer 0")
 _NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def case_of(fields: Fields, body: bytes | None = None) -> StreamCase:
-    return StreamCase([wire_of(fields, body, None)], fields, body, None)
+def case_of(
+    fields: Fields, body: bytes | None = None, trailers: Fields | None = None
+) -> StreamCase:
+    return StreamCase([wire_of(fields, body, trailers)], fields, body, trailers)
 
 
 def answers_by_http2(first: tuple[str, bytes] | None, following: bytes) -> bytes:
@@ -146,6 +149,17 @@ def test_the_judge_notices_another_answer(kind: str, changes: dict[str, Any]) ->
     case = case_of(GET)
     with pytest.raises(Disagreement, match=kind):
         judge_stream(case, outcome_of(case, PASSED, **changes), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_alike"), [(b"content-length", True), (b"host", True), (b"x-t", False)]
+)
+def test_a_stream_whose_request_was_whole_may_be_reset_for_its_trailers(
+    name: bytes, is_alike: bool
+) -> None:
+    case = case_of([*POST, (b"content-length", b"5")], b"hello", [(name, b"7")])
+    with contextlib.nullcontext() if is_alike else pytest.raises(Disagreement):
+        judge_stream(case, outcome_of(case, WITH_BODY, first=None), None)
 
 
 def test_the_judge_notices_that_the_next_stream_is_lost() -> None:
