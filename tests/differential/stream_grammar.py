@@ -137,7 +137,7 @@ def stream_cases(draw: st.DrawFn) -> StreamCase:
         pseudo.append((b":authority", authority))
     order = draw(_orders)
     if order == "twice":
-        pseudo.append(pseudo[draw(_how_many)])
+        pseudo.append(pseudo[draw(_how_many) % len(pseudo)])
     elif order == "without":
         del pseudo[draw(_how_many) % 3]
     body, trailers = draw(_bodies), draw(_trailers)
