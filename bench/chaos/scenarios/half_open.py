@@ -142,13 +142,21 @@ class HalfOpen(Scenario):
             self._ask_all(balancer, "far-dialed", Ask("", "POST", sends=1, fields=(cookie,)))
         )
         must, figure = arena.report.must, arena.report.figure
-        for name, task, wanted in (
-            ("a request without a head", waiting, {504}),
-            ("a request on a kept connection", reused, {504}),
-            ("a request that needs a dial, served elsewhere", dialed, {200}),
+        for name, what, task, wanted in (
+            ("waits", "a request without a head", waiting, {504}),
+            ("reused", "a request on a kept connection", reused, {504}),
+            ("dialed", "a request that needs a dial, served elsewhere", dialed, {200}),
         ):
             statuses = {response.status for response in await task}
-            must(statuses == wanted, f"a server vanishes: {name}: {wanted}", statuses)
+            # Which of them had a connection, and when those before gave theirs back.
+            saw = [
+                f"{ident}: {line.when} {line.server} {line.line.split()[4]} {line.status}"
+                for ident in (
+                    f"far-{each}-{n}" for each in ("before", name) for n in range(self.each)
+                )
+                for line in [await balancer.log_of(ident)]
+            ]
+            must(statuses == wanted, f"a server vanishes: {what}: {wanted}", saw)
         ends = {await stream.until_end() for stream in streams}
         must(ends == {"cut"}, "a server vanishes: its streams are cut visibly", ends)
         await balancer.until_server_is(up=False, name=far.name)
