@@ -39,6 +39,7 @@ class LogLine(NamedTuple):
     line: str
     when: str  # 24/Nov/2026:14:06:53.563
     server: str
+    times: str  # TR/Tw/Tc/Tr/Ta in ms; -1: not reached
     took: int  # ms, from its first byte to its end
     status: int
     termination: str
@@ -55,6 +56,7 @@ class LogLine(NamedTuple):
             line=line,
             when=words[1].strip("[]"),
             server=words[3].rpartition("/")[2],
+            times=words[4],
             took=int(words[4].rpartition("/")[2]),
             status=int(words[5]),
             termination=words[9][:2],

@@ -163,7 +163,7 @@ def judge_stream(case: StreamCase, outcome: RequestOutcome, twin: RequestOutcome
         raise Disagreement(f"{problem} reaches an origin", case.fields, request)
     answer = answers[STREAM]
     # Its body was whole before they came.
-    if _odd_field(case.trailers or []) or (answer.reset is not None and _frame_or_route(case)):
+    if _odd_field(case.trailers or []) or (answer.reset is not None and _has_framing_trailer(case)):
         return Verdict(["reset"], refusal="reset for its trailers")
     _check_answer(answer, request, outcome)
     if twin is not None:
@@ -224,8 +224,8 @@ def _compare(
         raise Disagreement("other fields than by HTTP/1.1", problem, request)
 
 
-def _frame_or_route(case: StreamCase) -> bool:
-    """Whether its trailers would."""
+def _has_framing_trailer(case: StreamCase) -> bool:
+    """Whether a trailer would frame or route the request."""
     return any(name in {b"content-length", b"host"} for name, _ in case.trailers or [])
 
 
@@ -233,7 +233,7 @@ def _may_be_refused(case: StreamCase) -> bool:
     """HTTP/2 is stricter: two Hosts of one meaning, lengths that are said twice, an empty name,
     trailers that would frame or route."""
     said = [name for name, _ in case.fields]
-    if _frame_or_route(case):
+    if _has_framing_trailer(case):
         return True
     twice = any(said.count(name) > 1 for name in (b"host", b"content-length"))
     values = dict(case.fields)

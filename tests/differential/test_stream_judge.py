@@ -152,13 +152,13 @@ def test_the_judge_notices_another_answer(kind: str, changes: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "is_alike"), [(b"content-length", True), (b"host", True), (b"x-t", False)]
+    ("name", "is_accepted"), [(b"content-length", True), (b"host", True), (b"x-t", False)]
 )
 def test_a_stream_whose_request_was_whole_may_be_reset_for_its_trailers(
-    name: bytes, is_alike: bool
+    name: bytes, is_accepted: bool
 ) -> None:
     case = case_of([*POST, (b"content-length", b"5")], b"hello", [(name, b"7")])
-    with contextlib.nullcontext() if is_alike else pytest.raises(Disagreement):
+    with contextlib.nullcontext() if is_accepted else pytest.raises(Disagreement):
         judge_stream(case, outcome_of(case, WITH_BODY, first=None), None)
 
 

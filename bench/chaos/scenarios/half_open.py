@@ -14,7 +14,7 @@ from bench.chaos.stream import ENDLESS, Stream
 
 if TYPE_CHECKING:
     from bench.chaos.arena import Arena
-    from bench.chaos.balancer import Balancer
+    from bench.chaos.balancer import Balancer, LogLine
     from bench.chaos.caller import Caller, Response
     from bench.chaos.network import Cable
     from bench.chaos.workers import Worker
@@ -129,8 +129,9 @@ class HalfOpen(Scenario):
         thinking = Ask("", "POST", sends=1, wait=_THINKS, fields=(cookie,))
         waiting = loop.create_task(self._ask_all(balancer, "far-waits", thinking))
         await arena.journal.until_begun({f"far-waits-{n}" for n in range(self.each)})
-        # As many idle connections as there will be requests to find them dead.
-        await self._ask_all(balancer, "far-before", Ask("", wait=200, fields=(cookie,)))
+        # As many idle connections as there will be requests to find them dead: the answers wait
+        # until all requests are under way, also where the machine stands still for a moment.
+        await self._ask_all(balancer, "far-before", Ask("", wait=1000, fields=(cookie,)))
         cable.cut()
         reused = loop.create_task(self._ask_all(balancer, "far-reused", Ask("", fields=(cookie,))))
         await balancer.until_metric(
@@ -142,20 +143,16 @@ class HalfOpen(Scenario):
             self._ask_all(balancer, "far-dialed", Ask("", "POST", sends=1, fields=(cookie,)))
         )
         must, figure = arena.report.must, arena.report.figure
+        before = await self._lines(balancer, "far-before")
         for name, what, task, wanted in (
             ("waits", "a request without a head", waiting, {504}),
             ("reused", "a request on a kept connection", reused, {504}),
             ("dialed", "a request that needs a dial, served elsewhere", dialed, {200}),
         ):
             statuses = {response.status for response in await task}
-            # Which of them had a connection, and when those before gave theirs back.
-            saw = [
-                f"{ident}: {line.when} {line.server} {line.line.split()[4]} {line.status}"
-                for ident in (
-                    f"far-{each}-{n}" for each in ("before", name) for n in range(self.each)
-                )
-                for line in [await balancer.log_of(ident)]
-            ]
+            # Which of them had a connection (Tc is 0), and when those before gave theirs back.
+            lines = await self._lines(balancer, f"far-{name}")
+            saw = [f"{x.target} {x.when} {x.server} {x.times} {x.status}" for x in before + lines]
             must(statuses == wanted, f"a server vanishes: {what}: {wanted}", saw)
         ends = {await stream.until_end() for stream in streams}
         must(ends == {"cut"}, "a server vanishes: its streams are cut visibly", ends)
@@ -164,7 +161,7 @@ class HalfOpen(Scenario):
         await balancer.until_server_is(up=True, name=far.name)
         must(True, "a server vanishes: it is taken out, and back when the cable is mended")
         for name in ("stream", "waits", "reused", "dialed"):
-            lines = [await balancer.log_of(f"far-{name}-{n}") for n in range(self.each)]
+            lines = await self._lines(balancer, f"far-{name}")
             figure(f"a server, far-{name}: logged", "/".join({x.termination for x in lines}))
             figure(f"a server, far-{name}: over after, slowest s", max(x.took for x in lines) / 1e3)
 
@@ -172,6 +169,10 @@ class HalfOpen(Scenario):
         """The same by several clients at once."""
         asks = [replace(ask, ident=f"{name}-{n}") for n in range(self.each)]
         return await asyncio.gather(*[(await balancer.connect()).ask(each) for each in asks])
+
+    async def _lines(self, balancer: Balancer, name: str) -> list[LogLine]:
+        """Of the requests of `_ask_all`."""
+        return [await balancer.log_of(f"{name}-{n}") for n in range(self.each)]
 
 
 def _ident(kind: str, number: int) -> str:
