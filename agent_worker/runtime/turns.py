@@ -12,6 +12,7 @@ whose turn has ended, or the one that has queued the message if that worker died
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -30,7 +31,6 @@ from agent_worker.sessions.event_log import channel
 from agent_worker.tasks import spawn_reporting, uncancelled
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from agent_worker.metrics import Metrics
@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from agent_worker.sessions import SessionStore
 
 log = logging.getLogger(__name__)
+
+# Seconds over which a drain spreads the handovers: all at once, the other workers would take them
+# over in one burst, and each stream would wait for the whole of it. Less than health checks need
+# to find that the port is closed, because that moves the rest at once.
+_HANDOVER_S = 0.5
 
 # Seconds between two reads while a turn runs: its end may be notified, or not.
 _LOOK_S = 2.0
@@ -85,6 +90,7 @@ class Turns:
         self._is_stopping = False
         #: Whether the worker shuts down: turns that others can continue are handed over.
         self.is_leaving = False
+        self._handing_over: asyncio.Task[object] | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -160,10 +166,19 @@ class Turns:
         task.add_done_callback(end)
 
     def hand_over(self) -> None:
-        """End the turns that other workers can continue (`Turn.hand_over`), also those to come."""
-        self.is_leaving = True
-        for turn in self._running.values():
+        """End the turns that other workers can continue (`Turn.hand_over`), also those to come.
+
+        Those that run are handed over one after another, within half a second.
+        """
+        if not self.is_leaving:
+            self.is_leaving = True
+            self._handing_over = spawn_reporting(self._hand_over(), name="handover")
+
+    async def _hand_over(self) -> None:
+        running = tuple(self._running.values())
+        for turn in running:
             turn.hand_over()
+            await asyncio.sleep(_HANDOVER_S / len(running))
 
     @contextlib.contextmanager
     def registered(self, turn: Turn) -> Iterator[None]:
@@ -189,6 +204,8 @@ class Turns:
     async def cancel_all(self) -> None:
         """Cancel the open turns and wait until each has freed its lease; begin no more."""
         self._is_stopping = self.is_leaving = True
+        if self._handing_over is not None:
+            self._handing_over.cancel()
         for task in self._inboxes.values():
             task.cancel()
         self._open.cancel()
