@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from prometheus_client.samples import Sample
+
     from bench.chaos.report import Report
 
 _LISTENING = re.compile(r"listening on http://(.+):(\d+)")
@@ -69,33 +71,30 @@ class Metrics:
     """One scrape."""
 
     def __init__(self, text: str) -> None:
-        families = list(text_string_to_metric_families(text))
-        self._samples = [sample for family in families for sample in family.samples]
-        self._counted = [
-            sample
-            for family in families
-            if family.type in ("counter", "histogram")
-            for sample in family.samples
-        ]
+        self._text = text
 
     @property
     def counters(self) -> dict[str, float]:
         """What only ever grows: counters, and the parts of histograms, by name and labels."""
-        return {f"{sample.name}{sample.labels}": sample.value for sample in self._counted}
+        return {
+            f"{sample.name}{sample.labels}": sample.value
+            for family in text_string_to_metric_families(self._text)
+            if family.type in ("counter", "histogram")
+            for sample in family.samples
+        }
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of all samples of that name that have these labels."""
-        return sum(
-            sample.value
-            for sample in self._samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        return sum(sample.value for sample in self._samples(name, labels))
 
     def has(self, name: str, **labels: str) -> bool:
-        return any(
-            sample.name == name and labels.items() <= sample.labels.items()
-            for sample in self._samples
-        )
+        return any(self._samples(name, labels))
+
+    def _samples(self, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
+        # Not the whole text: some scenarios look at one metric several times a second.
+        lines = [x for x in self._text.splitlines() if x.startswith((f"{name} ", f"{name}{{"))]
+        for family in text_string_to_metric_families("\n".join([*lines, ""])):
+            yield from (each for each in family.samples if labels.items() <= each.labels.items())
 
 
 class Balancer:
