@@ -10,7 +10,7 @@ from agent_worker.errors import StoreUnavailable
 from agent_worker.runtime.events import RESET, unfinished
 from agent_worker.runtime.paging import read_newest
 from agent_worker.sessions import Event
-from agent_worker.sessions.event_log import channel
+from agent_worker.sessions.event_log import channel, is_full
 from agent_worker.sessions.operations import dump
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Tail:
                 after = page.events[-1].id if page.events else page.after
                 for event in page.events:
                     yield event
-                if page.events:
-                    was_unfinished = True
+                was_unfinished = was_unfinished or bool(page.events)
+                if is_full(page):
                     continue
                 if page.state == "over" and page.status == "interrupted" and was_unfinished:
                     yield unfinished()

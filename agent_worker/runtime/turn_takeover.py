@@ -20,7 +20,7 @@ from agent_worker.errors import AgentError, StoreUnavailable
 from agent_worker.runtime.admission import TurnRequest
 from agent_worker.runtime.events import ERROR, HANDOVER, discard, unfinished, unlogged
 from agent_worker.sessions import NotTaken
-from agent_worker.sessions.event_log import channel
+from agent_worker.sessions.event_log import channel, is_full
 from agent_worker.tasks import cancel_and_wait, spawn
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class TurnTakeover:
                             return
                     if page.events:
                         after = page.events[-1].id
+                    if is_full(page):
                         continue
                     if page.state in {"ended", "lost"}:
                         if page.state == "lost":
@@ -105,7 +106,7 @@ class TurnTakeover:
                             yield unlogged(HANDOVER, {"turn": request.turn})
                         return
                     wait_s = 0.0
-                    if page.state == "held":
+                    if page.state == "held" and not is_ours:
                         wait_s = await self.turns.holders.wait_s(page.holder, page.silent_s)
                     is_free = not wait_s
                     if is_free and not is_ours:

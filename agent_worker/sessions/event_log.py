@@ -82,5 +82,10 @@ class RedisEventLog(EventLog):
         return TurnPage(cast("Any", state), silent_s, holder, behind, ended_by, _events(flat))
 
 
+def is_full(page: EventPage | TurnPage) -> bool:
+    """Whether more events may follow those of `page` in the log; otherwise it had all of them."""
+    return len(page.events) == _PAGE
+
+
 def _events(flat: Sequence[str]) -> list[Event]:
     return [Event(*flat[i : i + 3]) for i in range(0, len(flat), 3)]

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, u
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,8 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 # Settings of the pool, not of a connection.
 _OF_THE_POOL = ("max_connections", "timeout")
+# Made once: redis-py reads its version from its package's metadata, which takes a millisecond.
+_DRIVER = DriverInfo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,7 @@ def _settings(base: SplitResult) -> dict[str, Any]:
     # Only `Client` retries: two layers would multiply. With RESP2 the replies of scripts have the
     # same shape on every server.
     settings |= {"retry": Retry(NoBackoff(), 0), "decode_responses": True, "protocol": 2}
+    settings["driver_info"] = _DRIVER
     _try_out(settings)
     return settings
 

@@ -32,12 +32,12 @@ class Harness:
         self.metrics = Metrics()
         toolbox = toolbox or default_toolbox(Storages())
         calls = ToolCalls(toolbox, self.metrics, LargeTexts(None))
-        notifier = Notifier(backend)
+        self.notifier = Notifier(backend)
         self.turns = Turns(
             store,
             AgentLoop(engine, calls, self.metrics),
-            notifier,
-            Holders(backend, store.index, notifier),
+            self.notifier,
+            Holders(backend, store.index, self.notifier),
             self.metrics,
             window=10_000,
             has_archive=has_archive,
