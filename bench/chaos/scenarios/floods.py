@@ -31,8 +31,9 @@ _SMALL = b"OPTIONS * HTTP/1.1\r\nHost: chaos.test\r\nMax-Forwards: 0\r\n\r\n"
 _GET_LARGE = b"GET /large HTTP/1.1\r\nHost: chaos.test\r\n\r\n"
 # Bytes of one connection that the balancer holds: 64 KiB, and a read of 256 KiB.
 _BOUND = 320 * 1024
-# MB beside these: the allocator's, whose blocks are not all full.
-_SLACK = 12.0
+# MB beside these: the allocator's, whose heap has holes. The same responses, 66 MB at most, take
+# 63 to 76 MB where each read has pages of its own (MALLOC_MMAP_THRESHOLD_), and 48 to 85 else.
+_SLACK = 25.0
 
 
 async def _well_behaved(balancer: Balancer, seconds: float) -> list[float]:
