@@ -1,13 +1,14 @@
 """What all tests have: the sets that `--suite` selects, hypothesis' profiles, and a stage.
 
-`make test` runs the default set in minutes. Left out are the tests marked `slow` (real processes
-and real time for many seconds each) and `other_loop` (a test of uvloop, repeated on asyncio's own
-loop); property tests have a tenth of their examples.
+`make test` runs the default set, in under four minutes on two cores. Left out are the tests marked
+`slow` (real processes and real time, seconds each) and those that repeat another one: `other_loop`
+on asyncio's own loop, `other_version` by HTTP/2. Property tests have a tenth of their examples.
 
     make test                          the default set
     make test ARGS="--suite rest"      what it leaves out, and property tests with all examples
     make test ARGS="--suite all"       everything once, property tests with all examples
-    make test-compiled                 the default set on compiled modules, but for `pure_only`
+    make test-compiled                 the default set and HTTP/2's repetitions on compiled modules,
+                                       but for `pure_only`
 
 pytest's last line has the number of the tests that were deselected.
 """
@@ -17,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -39,12 +42,16 @@ settings.register_profile("default", max_examples=10, **_HYPOTHESIS)
 
 _HERE = Path(__file__).parent
 
-_LEFT_OUT = ("slow", "other_loop", "other_version")
+# Compiled modules have a single run, and HTTP/2 is among them.
+_LEFT_OUT = ("slow", "other_loop") if IS_COMPILED else ("slow", "other_loop", "other_version")
 
-# Folders whose tests with a stage are repeated by HTTP/2, but for `http1_only`: those of the first
-# set by default.
-_BY_BOTH_VERSIONS = {"affinity", "hostile", "limits", "listen", "proxy"}
-_REPEATED_LATER = {"backends", "control", "discovery", "health", "observe", "transport"}
+# Folders whose tests with a stage are repeated by HTTP/2, but for `http1_only`: `other_version`,
+# except for what an attacker sends.
+_BY_BOTH_VERSIONS = {
+    "affinity", "backends", "control", "discovery", "health", "hostile", "limits", "listen",
+    "observe", "proxy", "transport",
+}  # fmt: skip
+_ALSO_BY_DEFAULT = {"hostile", "limits"}
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     definition = metafunc.definition
     is_here = _HERE in definition.path.parents  # tests/test_suites.py has others
     folder = definition.path.relative_to(_HERE).parts[0] if is_here else ""
-    if "http_version" in metafunc.fixturenames and folder in _BY_BOTH_VERSIONS | _REPEATED_LATER:
+    if "http_version" in metafunc.fixturenames and folder in _BY_BOTH_VERSIONS:
         is_both = definition.get_closest_marker("http1_only") is None
         versions = ["1.1", "2"] if is_both else ["1.1"]
         metafunc.parametrize("http_version", versions, ids=lambda it: f"http{it}", indirect=True)
@@ -95,6 +102,26 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"suite: {config.option.suite} (--suite all runs every test); hermes_lb: {BUILD}"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the tests, each of xdist's workers from a place of its own.
+
+    In a fresh clone the assertions of a module are rewritten by the worker that comes first, and
+    the others find its byte code. In the same order each of them would rewrite all modules.
+    """
+    config = session.config
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is None or config.args_source is not config.ArgsSource.TESTPATHS:
+        return
+    paths = sorted(_HERE.glob("**/test_*.py"))
+    first = int(worker["workerid"].removeprefix("gw")) * len(paths) // worker["workercount"]
+    for path in paths[first:] + paths[:first]:
+        name = ".".join(path.relative_to(_HERE.parent).with_suffix("").parts)
+        # What can't be imported is reported by the collection, which imports it again.
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(name)
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The only place where a test is left out: by its mark, and counted as deselected."""
@@ -105,7 +132,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # The mark of a row, not of the whole test; and no stream is "behind" another one.
             if item.get_closest_marker("http1_only") or _way(item) == "followed":
                 continue
-            if item.path.relative_to(_HERE).parts[0] in _REPEATED_LATER or _way(item) == "bytewise":
+            folder = item.path.relative_to(_HERE).parts[0]
+            if folder not in _ALSO_BY_DEFAULT or _way(item) == "bytewise":
                 item.add_marker("other_version")
         if _is_on_the_other_loop(item):
             item.add_marker("other_loop")

@@ -70,6 +70,7 @@ def test_who_may_be_ended_at_once_is_as_before_afterwards() -> None:
     assert state() == before
 
 
+@pytest.mark.slow
 async def test_only_the_main_thread_takes_signals(stage: Stage, tmp_path: Path) -> None:
     """A signal taken by another thread during an upgrade's exec would be lost."""
     origin = await stage.serving()

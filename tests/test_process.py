@@ -131,6 +131,7 @@ async def test_a_port_that_is_taken_is_one_clear_line(stage: Stage, tmp_path: Pa
     assert "in use" in running.said
 
 
+@pytest.mark.slow
 async def test_an_access_log_that_cannot_be_opened_is_one_clear_line(
     stage: Stage, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ async def test_a_soft_limit_that_can_be_raised_is_raised(stage: Stage, tmp_path:
     assert "ulimit" not in running.said
 
 
+@pytest.mark.slow
 async def test_the_access_log_goes_to_stdout_as_lines(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.serving()
     async with process(tmp_path, origin.port, more='[log]\naccess = "stdout"\n') as running:

@@ -120,6 +120,7 @@ def test_the_introduction_says_what_runs_where() -> None:
     assert "  a turn:    curl -N http://127.0.0.1:8080/ -H 'Idempotency-Key: 1' -d '{}'" in lines
 
 
+@pytest.mark.slow
 async def test_it_serves_reloads_and_is_upgraded_without_a_file(stage: Stage) -> None:
     async with (
         Server("agent") as server,

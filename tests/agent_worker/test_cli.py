@@ -80,6 +80,7 @@ async def test_a_worker_starts_serves_and_ends(
         assert await worker.end() == (0, f"agent_worker {name} stopping\n", "")
 
 
+@pytest.mark.slow
 async def test_a_conversation_survives_the_kill_of_its_worker(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
@@ -122,6 +123,7 @@ async def test_a_worker_killed_in_a_turn_leaves_the_session_to_others(
         assert answer["content"] == "This is turn 2, and I have seen 2 messages."
 
 
+@pytest.mark.slow
 async def test_sigterm_lets_a_running_turn_finish(
     redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
@@ -275,6 +277,7 @@ async def test_a_drain_that_is_cut_short_frees_the_lease(
     await client.aclose()
 
 
+@pytest.mark.slow
 async def test_without_a_url_a_redis_is_embedded(http: aiohttp.ClientSession) -> None:
     async with Process("--port", "0") as worker:
         line = await worker.line()

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from hermes_lb.balancing import STRATEGIES
 from tests.support.source_copy import copy_packages, run_in
 
@@ -87,6 +89,7 @@ def test_every_strategy_has_a_rule() -> None:
     assert all(one.rule for one in STRATEGIES.values())
 
 
+@pytest.mark.slow
 def test_a_new_strategy_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -> None:
     copy_packages(tmp_path, "hermes_lb")
     balancing = tmp_path / "hermes_lb/balancing"

@@ -141,6 +141,7 @@ print(json.dumps({"states": states, "refused": refused}))
 """
 
 
+@pytest.mark.slow
 def test_a_new_kind_is_a_file_and_an_entry_of_the_registry(tmp_path: Path) -> None:
     copy_packages(tmp_path, "hermes_lb")
     probes = tmp_path / "hermes_lb/health/probes"

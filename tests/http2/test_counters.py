@@ -53,7 +53,7 @@ async def test_requests_of_http1_are_not_counted(stage: Stage) -> None:
 
 
 async def test_refusals_and_local_replies_are_responses(stage: Stage) -> None:
-    lb = await stage.balancer(stage.nobody(), frontend={"http2": True})
+    lb = await stage.balancer(stage.nobody(), backend={"retries": 0}, frontend={"http2": True})
     client = Http2Client(await stage.client(lb), checks=False)
     assert (await client.ask()).status == 503
     assert (await client.ask(method="BREW")).status == 501

@@ -328,7 +328,7 @@ async def test_a_response_whose_server_is_done_ends_when_it_is_read(stage: Stage
 
 
 async def test_local_replies(stage: Stage) -> None:
-    lb = await stage.balancer(stage.nobody(), **HTTP2)
+    lb = await stage.balancer(stage.nobody(), backend={"retries": 0}, **HTTP2)
     client = Http2Client(await stage.client(lb))
     answer = await client.ask()
     assert answer.status == 503

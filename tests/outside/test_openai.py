@@ -131,6 +131,7 @@ async def test_a_call_that_is_cancelled_ends_the_work_of_the_server(
     assert (await stage.log_line(lb)).termination == "CD"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 async def test_it_tries_again_when_the_server_says_when(
     stage: Stage,
@@ -160,6 +161,7 @@ async def test_when_it_gives_up_the_error_is_the_servers(
     assert caught.value.response.headers["Retry-After"] == "7"
 
 
+@pytest.mark.slow
 async def test_it_tries_again_when_the_balancer_had_no_server(
     stage: Stage, connect: Callable[..., Any]
 ) -> None:
@@ -179,6 +181,7 @@ async def test_it_tries_again_when_the_balancer_had_no_server(
     assert [headers["x-stainless-retry-count"] for headers, _ in server.requests] == ["1"]
 
 
+@pytest.mark.slow
 async def test_it_tries_again_when_the_balancer_limits_its_rate(
     stage: Stage, server: ChatServer, connect: Callable[..., Any]
 ) -> None:

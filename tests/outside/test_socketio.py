@@ -50,6 +50,7 @@ async def talks(client: Any, lb: LoadBalancer, within: float) -> bool:
     return answers == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 async def test_a_session_by_polling_stays_with_its_server(stage: Stage) -> None:
     assert await answered(stage, stick=stick_rules("chat")) == [True] * CLIENTS
 

@@ -374,6 +374,7 @@ async def test_an_upload_that_stalls_is_408(stage: Stage) -> None:
     assert server_of(lb).fails == 0
 
 
+@pytest.mark.slow
 async def test_a_server_that_does_not_read_an_upload_is_504(stage: Stage) -> None:
     """The client would send, but we hold it back: the server is the one that is late."""
     timeouts = {"client": 30, "server": 2}

@@ -120,6 +120,7 @@ async def test_a_silent_client_is_not_waited_for(stage: Stage, close: GracefulCl
     assert await silent.read_to_end() == b""
 
 
+@pytest.mark.slow
 @both_ways
 async def test_a_new_connection_keeps_its_time_for_a_head(
     stage: Stage, close: GracefulClose

@@ -199,6 +199,7 @@ async def fill_the_kernel(lb: LoadBalancer, sender: Peer) -> None:
     assert unsent(lb) < 65_536
 
 
+@pytest.mark.slow
 @pytest.mark.http1_only("the kernel is filled, which windows prevent: tests/http2")
 @each_side
 async def test_a_side_that_never_reads_does_not_outlive_the_tunnel(stage: Stage, who: str) -> None:

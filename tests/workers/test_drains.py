@@ -46,6 +46,7 @@ async def left(client: AdminClient, server: dict[str, Any]) -> int:
     return await asyncio.to_thread(wait_until_drained, client, server, 0.0, None)
 
 
+@pytest.mark.slow
 async def test_a_drain_knows_what_a_server_has_from_before_it_was_removed_and_added_again(
     site: Site,
 ) -> None:
@@ -60,6 +61,7 @@ async def test_a_drain_knows_what_a_server_has_from_before_it_was_removed_and_ad
         assert await left(*await asyncio.to_thread(drain, api)) == 1
 
 
+@pytest.mark.slow
 async def test_a_drain_that_a_process_has_not_heard_of_is_not_done(site: Site) -> None:
     async with (
         serving(site.write(site.workers[:1], count=1)) as (running, api),

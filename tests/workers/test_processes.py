@@ -57,6 +57,7 @@ async def test_a_server_never_has_more_than_it_may_from_all_processes(site: Site
     assert site.workers[0].served + site.workers[1].served == 300
 
 
+@pytest.mark.slow
 async def test_a_session_that_one_process_has_learnt_is_known_to_all(site: Site) -> None:
     backend = '[[backends.agents.stick]]\non = "header:Mcp-Session-Id"\nlearn = true\n'
     async with site.serving(backend=backend) as (running, _):
@@ -69,6 +70,7 @@ async def test_a_session_that_one_process_has_learnt_is_known_to_all(site: Site)
                     assert await response.text() == session.partition("-")[0]
 
 
+@pytest.mark.slow
 async def test_a_killed_process_is_replaced_and_its_counts_are_kept(site: Site) -> None:
     async with site.serving() as (running, api):
         await site.get_many(running.url, 40)

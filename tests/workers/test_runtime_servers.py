@@ -39,6 +39,7 @@ async def limits(site: Site, api: str) -> dict[str, int]:
     return {name: one["max_connections"] for name, one in (await site.servers(api)).items()}
 
 
+@pytest.mark.slow
 async def test_all_processes_have_what_operators_set_also_after_a_reload(site: Site) -> None:
     first, second = site.workers
     async with site.serving() as (running, api):
@@ -67,6 +68,7 @@ async def test_an_upgrade_keeps_what_operators_have_set(site: Site) -> None:
     assert "Traceback" not in running.said
 
 
+@pytest.mark.slow
 async def test_operators_who_add_and_remove_at_once_leave_what_each_was_answered(
     site: Site,
 ) -> None:
@@ -95,6 +97,7 @@ async def test_operators_who_add_and_remove_at_once_leave_what_each_was_answered
     assert "Traceback" not in running.said
 
 
+@pytest.mark.slow
 async def test_one_stream_is_cut_wherever_it_runs_and_pins_are_forgotten(site: Site) -> None:
     backend = '[[backends.agents.stick]]\non = "header:Mcp-Session-Id"\nlearn = true\n'
     async with site.serving(backend=backend) as (running, api):
@@ -115,6 +118,7 @@ async def pins(site: Site, api: str) -> int:
     return int((await ask(site, "GET", f"{api}/pins"))["total"])
 
 
+@pytest.mark.slow
 async def test_health_that_is_set_holds_against_the_checks(site: Site) -> None:
     backend = "[backends.agents.health]\ninterval = 0.05\nfall = 1\n"
     async with site.serving(backend=backend) as (running, api):

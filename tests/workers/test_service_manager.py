@@ -143,6 +143,7 @@ async def test_it_takes_sockets_that_are_open_already(stage: Stage, tmp_path: Pa
             assert (await client.ask()).body == b"ok"
 
 
+@pytest.mark.slow
 async def test_a_log_file_that_was_moved_is_reopened_on_usr1(stage: Stage, tmp_path: Path) -> None:
     origin = await stage.serving()
     log = tmp_path / "access.log"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from hermes_lb.testing import PATIENCE
 from tests.support.balancer_process import run
 from tests.support.waiting import turns
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from tests.support.stage import Stage
 
 
+@pytest.mark.slow
 async def test_it_is_measured_beside_those_of_the_workers(stage: Stage, tmp_path: Path) -> None:
     async with run(write(tmp_path, stage.nobody(), workers=2)) as running:
         port = await admin_port(running)

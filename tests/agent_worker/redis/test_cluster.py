@@ -70,6 +70,7 @@ async def test_a_message_reaches_whoever_is_connected_anywhere(
         await subscriber.close()
 
 
+@pytest.mark.slow
 async def test_a_slot_that_moves_is_followed(calm_cluster: Cluster, connected: Connected) -> None:
     client = connected(calm_cluster.url)
     key, arrived = "{moves}:old", "{moves}:new"

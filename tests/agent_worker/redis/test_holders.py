@@ -300,6 +300,7 @@ async def test_a_subscription_ends_with_its_connection(
     await until(is_gone)
 
 
+@pytest.mark.slow
 async def test_in_a_cluster_a_subscription_counts_on_whichever_node_it_is(
     calm_cluster: Cluster, connected: Connected, now: Now
 ) -> None:

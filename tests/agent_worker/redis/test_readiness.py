@@ -179,6 +179,7 @@ async def test_one_master_of_a_cluster_that_is_full_is_enough(
         assert await readiness.problem() is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always_fresh")
 async def test_a_master_without_its_replicas_behind_sentinels(
     calm_sentinels: Sentinels, connected: Callable[[str], RedisBackend]

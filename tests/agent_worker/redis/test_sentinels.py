@@ -61,6 +61,7 @@ async def test_a_sentinel_that_is_away_is_passed_over(
     assert await client.run(COUNT, ["passed-over"], []) == 1
 
 
+@pytest.mark.slow
 async def test_an_unknown_name_is_reported(calm_sentinels: Sentinels, connected: Connected) -> None:
     url = calm_sentinels.url.replace("/main", "/mian")
     with pytest.raises(redis_errors.ConnectionError, match=r"mian.*does not know it"):

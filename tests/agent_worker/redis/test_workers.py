@@ -167,6 +167,7 @@ async def test_a_node_of_a_cluster_is_lost_in_the_middle_of_turns(
     await lose_a_server_in_mid_turn(start_worker, cluster.url, lose)
 
 
+@pytest.mark.slow
 async def test_a_server_killed_and_restarted_in_the_middle_of_turns(
     start_worker: StartWorker,
 ) -> None:

@@ -286,6 +286,7 @@ async def test_an_attempt_is_in_the_index_before_it_begins(
 # A turn that kills its workers.
 
 
+@pytest.mark.slow
 async def test_a_turn_that_kills_its_workers_is_given_up(
     start_worker: StartWorker, redis: Redis, store: SessionStore, quick: None
 ) -> None:

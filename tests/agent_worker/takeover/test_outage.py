@@ -195,6 +195,7 @@ async def test_a_worker_that_leaves_does_not_wait_for_redis(start_worker: StartW
     stream.close()
 
 
+@pytest.mark.slow
 async def test_a_holder_whose_heartbeats_were_lost_with_redis_keeps_its_turn(
     start_worker: StartWorker, own_redis_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +259,7 @@ async def test_followers_look_at_once_when_redis_is_back(
     stream.close()
 
 
+@pytest.mark.slow
 async def test_the_index_knows_whether_redis_was_there(
     start_worker: StartWorker,
     own_redis_server: Server,
@@ -278,6 +280,7 @@ async def test_the_index_knows_whether_redis_was_there(
     del own_client
 
 
+@pytest.mark.slow
 async def test_three_seconds_without_redis_with_real_workers(
     http: ClientSession, own_redis_server: Server
 ) -> None:

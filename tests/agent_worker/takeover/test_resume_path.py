@@ -222,6 +222,7 @@ async def test_a_silent_holder_loses_its_turn_before_its_lease_runs_out(
     assert (error.id, error.data["code"]) == ("", "lease_lost")
 
 
+@pytest.mark.slow
 async def test_a_holder_whose_subscription_is_gone_loses_its_turn_sooner(
     start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def send_many(outbox: Path, sender: int) -> None:
     asyncio.run(send())
 
 
+@pytest.mark.slow
 def test_the_mails_of_several_processes_do_not_mix(tmp_path: Path) -> None:
     outbox = tmp_path / "outbox"
     start = multiprocessing.get_context("spawn").Process

@@ -141,6 +141,7 @@ async def test_nobody_notices_who_follows_at_another_balancer(stage: Stage) -> N
     assert other.outcomes()["taken_over"] == 1
 
 
+@pytest.mark.slow
 async def test_one_that_waits_for_the_session_takes_over_the_turn_before(stage: Stage) -> None:
     origin = await stage.origin()
     one, other = await two(stage, origin, turns={"session": "header:X-Session"})

@@ -80,6 +80,7 @@ async def test_no_other_user_can_open_it(store: EmbeddedStore, tmp_path: Path) -
     await client.close()
 
 
+@pytest.mark.slow
 async def test_a_directory_has_one_server(store: EmbeddedStore, tmp_path: Path) -> None:
     await store.start(tmp_path)
     other = EmbeddedStore()
