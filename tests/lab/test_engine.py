@@ -56,7 +56,7 @@ def test_every_request_ends_once_and_nothing_is_left(strategy: str, scenario: st
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
     def result(seed: int) -> object:
-        return [Experiment(list(STRATEGIES), 5, 30, seed).scenario(name) for name in SCENARIOS]
+        return [Experiment(list(STRATEGIES), 5, 100, seed).scenario(name) for name in SCENARIOS]
 
     assert result(1) == result(1)
     assert result(1) != result(2)
