@@ -106,8 +106,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         "lease",
         "server",  # the last one that was picked
         "upstream",
-        "dialing",  # a task; or the look-up of its session
-        "turn_around",  # the pause before another attempt
+        "_pending",  # the look-up of its session, its dial, or the pause before another attempt
         "must_dial",  # a kept connection was found closed: others may be, too
         "passed_over",  # the server that had it, until it has been asked on a fresh one
         "retries",
@@ -156,8 +155,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         self.lease: Lease | None = None
         self.server: Server | None = None
         self.upstream: ServerSide | None = None
-        self.dialing: asyncio.Task[None] | None = None
-        self.turn_around: asyncio.TimerHandle | None = None
+        self._pending: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self.must_dial = False
         self.passed_over: Server | None = None
         self.retries = 0
@@ -233,7 +231,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         elif phase == phases.START:
             self.fail(QueueTimeout("no server came up in time"))
         elif phase == phases.DIAL:
-            self._stop_dialing()
+            self._cancel_pending()
             self.server_failed(ConnectTimeout("the connection took too long"))
         elif phase in (phases.READ, phases.SEND):
             letters = "c" + self.letter
@@ -392,17 +390,17 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     def _ask_for_pin(self, backend: Backend) -> None:
         """Another balancer may know where this session lives."""
         self.enter(phases.LOOKUP, self.context.clock())
-        self.dialing = self.context.tasks.spawn(self._pin(backend), name="pin of a session")
+        self._pending = self.context.tasks.spawn(self._pin(backend), name="pin of a session")
 
     async def _pin(self, backend: Backend) -> None:
         assert self.session_key is not None
         try:
             self.pinned_to = await backend.find_shared(self.session_key)
         except NoServer as error:
-            self.dialing = None
+            self._pending = None
             self.fail(error)
             return
-        self.dialing = None
+        self._pending = None
         self.dispatch(self.context.clock())
 
     # QUEUE, START: a server takes it.
@@ -468,7 +466,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
                 self._send(idle, now)
                 return
         self.enter(phases.DIAL, now, self._resume_due())
-        self.dialing = self.context.tasks.spawn(self._dial(connections), name="dial")
+        self._pending = self.context.tasks.spawn(self._dial(connections), name="dial")
 
     def connect(self, now: float) -> None:
         """Its turn has started."""
@@ -482,14 +480,14 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             peers = self._peers() if connections.sends_client_address else None
             connection = await connections.dial(peers, tunnel=bool(self.head.upgrade))
         except ConnectFailed as error:
-            self.dialing = None
+            self._pending = None
             self.server_failed(error)
             return
         except Exhausted as error:
-            self.dialing = None
+            self._pending = None
             self.fail(error)
             return
-        self.dialing = None
+        self._pending = None
         self._send(connection, self.context.clock())
 
     def _peers(self) -> Peers:
@@ -578,10 +576,10 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
 
     def pause(self, seconds: float, then: Callable[[], None], now: float) -> None:
         self.enter(phases.PAUSE, now)
-        self.turn_around = self.context.loop.call_later(seconds, then)
+        self._pending = self.context.loop.call_later(seconds, then)
 
     def _turned_around(self) -> None:
-        self.turn_around = None
+        self._pending = None
         self.dispatch(self.context.clock())
 
     def fail(self, error: ExchangeFailed) -> None:
@@ -853,7 +851,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     def ask_next(
         self, request_head: bytes, tried: tuple[Server, ...], *, must_dial: bool, now: float
     ) -> None:
-        self.turn_around = None
+        self._pending = None
         self.head.can_repeat = True  # it has become a GET
         self.informational_responses = 0
         self.must_dial = must_dial
@@ -985,16 +983,13 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         elif self.phase in (phases.DATA, phases.DATA_SLOW):
             self.abort_client("DD", reason)
         else:
-            self._stop_dialing()
+            self._cancel_pending()
             self.server_failed(MarkedDown(reason))
 
-    def _stop_dialing(self) -> None:
-        if self.dialing is not None:
-            self.dialing.cancel()
-            self.dialing = None
-        if self.turn_around is not None:
-            self.turn_around.cancel()
-            self.turn_around = None
+    def _cancel_pending(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
 
     def refuse_body(self, error: InvalidBody | RequestRefused) -> None:
         """The request's body broke its framing, or is larger than it may be."""
@@ -1033,7 +1028,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
             if self.stream is None:  # for the log: it left the queue without a server
                 self.dispatched_at = now
         elif phases.LOOKUP <= self.phase <= phases.PAUSE:
-            self._stop_dialing()
+            self._cancel_pending()
         elif self.tunnel is not None:
             self.tunnel.detach()
 

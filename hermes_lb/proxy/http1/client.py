@@ -214,12 +214,13 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
             self._batch.flush()
         if self.exchange is not None:
             self.exchange.client_left()
-            self._held = bytearray()  # the bytes that were to follow never will
+            self._drop_held()  # the bytes that were to follow never will
         elif (self._held or self.awaits) and not self.is_closing:
             what = self.awaits or "request head"
             left = RequestRefused(0, f"the client left within a {what}", "CR")
             self._record(left)
-            self._held, self.awaits = bytearray(), ""
+            self._drop_held()
+            self.awaits = ""
 
     def pause_writing(self) -> None:
         self.is_writing_paused = True
@@ -333,7 +334,7 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
                 self._start(data if is_all else data[:end], b"" if is_all else data[end:], now)
             else:
                 self.deadline = now + self.context.settings.timeouts.request_head
-                self._held += data
+                self._hold(data)
                 self._start_held()
 
     def _start_held(self) -> None:
@@ -559,7 +560,7 @@ class ClientConnection(Intake, Connection, Downstream, Source, TlsClient):
         if self.is_closing:
             return
         self.is_closing = True
-        self._held = bytearray()
+        self._drop_held()
         self._unsent = self.unsent
         now = self.context.clock()
         if lingering and self.transport.can_write_eof():

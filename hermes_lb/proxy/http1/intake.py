@@ -14,6 +14,10 @@ _LOW_WATER = _MOST_HELD // 2
 # the answer only behind the last byte of their upload, so this is more than most uploads have
 # (images and documents of a prompt); nginx has no bound in bytes, only `lingering_time`.
 _MOST_DISCARDED = 16 * 1024 * 1024
+# Shared by all connections of which nothing is held: most of them, most of the time. The view on it
+# makes any attempt to grow it a BufferError.
+_NOTHING = bytearray()
+_VIEW = memoryview(_NOTHING)
 
 
 class Intake(Endpoint):
@@ -26,27 +30,39 @@ class Intake(Endpoint):
 
     def __init__(self) -> None:
         super().__init__()
-        self._held = bytearray()  # a head that is not complete, or requests behind this one
+        self._held = _NOTHING  # a head that is not complete, or requests behind this one
         self._refuses = False  # bytes of a request that has been answered before its end
         self._discards_left = 0
 
     def unread(self, data: bytes) -> None:
         """Bytes after the request that is being served."""
-        self._held += data
+        self._hold(data)
         if len(self._held) > _MOST_HELD:
             self.pause_for(FULL)
 
     def unread_first(self, data: bytes) -> None:
         """Bytes that were taken as part of the body, but follow its end."""
-        self._held[:0] = data
+        if self._held:
+            self._held[:0] = data
+        else:
+            self._hold(data)
         if len(self._held) > _MOST_HELD:
             self.pause_for(FULL)
+
+    def _hold(self, data: bytes) -> None:
+        if self._held:
+            self._held += data
+        else:
+            self._held = bytearray(data)
+
+    def _drop_held(self) -> None:
+        self._held = _NOTHING
 
     def _take(self, size: int) -> bytes:
         """The first `size` held bytes, or all."""
         held = self._held
         if size >= len(held):
-            self._held = bytearray()
+            self._held = _NOTHING
             return bytes(held)
         taken = bytes(memoryview(held)[:size])
         del held[:size]

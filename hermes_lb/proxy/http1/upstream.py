@@ -87,7 +87,8 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
         self._is_batched = False  # bytes of a head wait for the end of the loop iteration
         self._more = b""  # later bytes of the same iteration
         self._is_held = False  # a response head, which is in `_pending` with all bytes after it
-        self._ended_by: list[Exception | None] = []  # while that, or a part of the body, waits
+        # While that, or a part of the body, waits: the error that ended it, if there was one.
+        self._ended_by: tuple[Exception | None, ...] = ()
         self._descriptor = -1  # from its second request on
         self._is_refused = False  # it had ended before its present request was written
         self._pending = b""  # of a response head that is not complete
@@ -211,7 +212,7 @@ class UpstreamConnection(Endpoint, ServerSide, Kept):
 
     def _ended(self, error: Exception | None) -> None:
         if self._is_held or self.behind:
-            self._ended_by.append(error)
+            self._ended_by = self._ended_by or (error,)
             return
         if self._is_unsent:
             self.refuse()
