@@ -195,11 +195,11 @@ async def test_after_maintenance_one_that_starts_down_needs_rise_good_checks() -
         assert len(fake.requests) >= asked + 3
 
 
-# Reloads.
+# Health that an operator has set.
 
 
-class Reloaded:
-    """One backend with its checks, as a balancer reloads them."""
+class Checked:
+    """One backend with its checks, as a balancer runs and reloads them."""
 
     def __init__(self, configured: Backend) -> None:
         self.pool = Pool("agents", configured)
@@ -217,11 +217,33 @@ class Reloaded:
         await self.checker.reconfigure({"agents": configured})
 
 
+async def test_set_health_suspends_the_checks_until_a_maintenance() -> None:
+    async with (
+        FakeServer(answers(200)) as fake,
+        FakeServer(answers(200)) as other,
+        Checked(a_backend(fake.port, other.port, **OFTEN)) as one,
+    ):
+        server = one.pool.servers[0]
+        await until(lambda: fake.requests)
+        one.checker.force(server, up=False)
+        asked, seen = len(fake.requests), len(other.requests)
+        await until(lambda: len(other.requests) > seen + 5)
+        assert (server.state, one.checker.forced) == ("down", [("agents", server.name)])
+        assert len(fake.requests) <= asked + 1  # one may have been under way
+        server.set_admin("maint")
+        server.set_admin("ready")
+        await until(lambda: len(fake.requests) > asked + 2)
+        assert (server.state, one.checker.forced) == ("up", [])
+
+
+# Reloads.
+
+
 async def test_a_server_that_stays_keeps_its_verdict_over_a_reload() -> None:
     async with (
         FakeServer(answers(500)) as bad,
         FakeServer(answers(200)) as good,
-        Reloaded(a_backend(bad.port, good.port, **OFTEN, start="down")) as one,
+        Checked(a_backend(bad.port, good.port, **OFTEN, start="down")) as one,
     ):
         await until(lambda: [s.state for s in one.pool.servers] == ["down", "up"])
         changes: list[str] = []
@@ -236,7 +258,7 @@ async def test_a_server_that_stays_keeps_its_verdict_over_a_reload() -> None:
 async def test_one_that_is_down_needs_as_many_good_checks_as_the_reload_says() -> None:
     async with (
         FakeServer(answers(500)) as fake,
-        Reloaded(a_backend(fake.port, **OFTEN)) as one,
+        Checked(a_backend(fake.port, **OFTEN)) as one,
     ):
         await until(lambda: one.pool.servers[0].state == "down")
         await one.reload(a_backend(fake.port, **OFTEN, rise=4))
@@ -250,7 +272,7 @@ async def test_a_server_that_is_added_is_checked_and_one_that_is_gone_is_not() -
     async with (
         FakeServer(answers(200)) as first,
         FakeServer(answers(200)) as second,
-        Reloaded(a_backend(first.port, **OFTEN)) as one,
+        Checked(a_backend(first.port, **OFTEN)) as one,
     ):
         await until(lambda: first.requests)
         (gone,) = one.pool.servers
@@ -268,7 +290,7 @@ async def test_a_check_of_a_server_that_is_gone_is_given_up() -> None:
     async with (
         FakeServer(hangs) as fake,
         FakeServer(answers(200)) as other,
-        Reloaded(a_backend(fake.port)) as one,
+        Checked(a_backend(fake.port)) as one,
     ):
         await until(lambda: fake.open)
         await one.reload(a_backend(other.port))
@@ -279,7 +301,7 @@ async def test_a_check_of_a_server_that_is_gone_is_given_up() -> None:
 async def test_who_is_not_checked_any_more_counts_as_up() -> None:
     async with FakeServer(answers(500)) as fake:
         configured = a_backend(fake.port, **OFTEN)
-        async with Reloaded(configured) as one:
+        async with Checked(configured) as one:
             server = one.pool.servers[0]
             await until(lambda: server.state == "down")
             await one.reload(configured.model_copy(update={"health": None}))
@@ -289,14 +311,14 @@ async def test_who_is_not_checked_any_more_counts_as_up() -> None:
 async def test_checks_that_begin_with_a_reload_take_nobody_down_until_one_fails() -> None:
     async with FakeServer(hangs) as fake:
         configured = a_backend(fake.port, start="down")
-        async with Reloaded(configured.model_copy(update={"health": None})) as one:
+        async with Checked(configured.model_copy(update={"health": None})) as one:
             await one.reload(configured)
             await until(lambda: fake.open)
             assert one.pool.servers[0].is_up
 
 
 async def test_what_is_checked_changes_with_a_reload() -> None:
-    async with FakeServer(answers(200)) as fake, Reloaded(a_backend(fake.port, **OFTEN)) as one:
+    async with FakeServer(answers(200)) as fake, Checked(a_backend(fake.port, **OFTEN)) as one:
         await until(lambda: fake.requests)
         await one.reload(a_backend(fake.port, **OFTEN, path="/other"))
         fake.requests.clear()
@@ -308,7 +330,7 @@ async def test_reloads_leave_no_task_behind() -> None:
     before = asyncio.all_tasks()
     async with FakeServer(answers(200)) as fake:
         serving = asyncio.all_tasks() - before
-        async with Reloaded(a_backend(fake.port, **OFTEN)) as one:
+        async with Checked(a_backend(fake.port, **OFTEN)) as one:
             for n in range(5):
                 await one.reload(a_backend(fake.port, **OFTEN, path=f"/{n}"))
             watching = {

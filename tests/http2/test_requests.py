@@ -126,8 +126,8 @@ async def test_a_long_upload_waits_for_the_server_and_not_in_memory(stage: Stage
         while sent < 20_000_000:
             room = min(client.http2.local_flow_control_window(number), 16_000)
             if room:
-                await client.send_body(number, b"x" * room)
                 sent += room
+                await client.send_body(number, b"x" * room)
             else:
                 client.take(await client.client.read_some())
         await client.send_body(number, b"", ends=True)
@@ -135,7 +135,17 @@ async def test_a_long_upload_waits_for_the_server_and_not_in_memory(stage: Stage
     sending = stage.tasks.spawn(send_all(), name="upload")
     [exchange] = running(lb)
     await eventually(lambda: exchange.phase == phases.BLOCKED, "the server reads nothing")
-    await eventually(lambda: not client.http2.local_flow_control_window(number))
+
+    async def is_stuck() -> bool:
+        """It has no credit, and none was on its way."""
+        await eventually(lambda: not client.http2.local_flow_control_window(number))
+        before = sent, client.pongs
+        await client.ping()
+        await eventually(lambda: client.pongs > before[1])
+        return sent == before[0] and not client.http2.local_flow_control_window(number)
+
+    while not await is_stuck():
+        pass
     assert unsent(lb) <= 3 * 64 * 1024
     request = await at_origin.read_request()
     await sending

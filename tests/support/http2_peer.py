@@ -68,6 +68,7 @@ class Http2Client:
         self.trailers: dict[int, list[tuple[str, str]]] = {}
         self.resets: dict[int, int] = {}
         self.goaways: list[h2.events.ConnectionTerminated] = []
+        self.pongs = 0
 
     async def flush(self) -> None:
         if data := self.http2.data_to_send():
@@ -103,6 +104,11 @@ class Http2Client:
 
     async def reset(self, number: int, code: int = 8) -> None:
         self.http2.reset_stream(number, code)
+        await self.flush()
+
+    async def ping(self) -> None:
+        """The answer is behind the frames for all that was sent before; it counts in `pongs`."""
+        self.http2.ping(b"in order")
         await self.flush()
 
     async def ask(self, target: str = "/", *fields: tuple[str, str], method: str = "GET") -> Answer:
@@ -165,3 +171,5 @@ class Http2Client:
                     self.resets[event.stream_id] = event.error_code
                 case h2.events.ConnectionTerminated():
                     self.goaways.append(event)
+                case h2.events.PingAckReceived():
+                    self.pongs += 1
