@@ -288,7 +288,7 @@ def lab(
     ] = None,
     speed: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1000, help="Start a trace's sessions so many times as fast."),
+        typer.Option(min=0.001, max=1000, help="Start a trace's sessions faster by this factor."),
     ] = None,
     rate: Annotated[
         float | None,

@@ -240,7 +240,7 @@ def test_check_leaves_no_trace() -> None:
     [
         ("syslog:/nobody/listens", "No such file or directory"),
         ("syslog:tcp://127.0.0.1", 'write "syslog:/dev/log" or "syslog:udp://host:514"'),
-        ("fifo", "it is a pipe that nobody reads, or a socket"),
+        ("fifo", "it is a pipe without a reader, or a socket"),
         (".", "Is a directory"),
     ],
 )

@@ -29,7 +29,7 @@ def holds_signals(running: Running, thread: int | None = None) -> bool:
     ("number", "then"),
     [
         (signal.SIGHUP, "reloaded"),
-        (signal.SIGUSR1, "access log .*: opened anew"),
+        (signal.SIGUSR1, "access log .*: reopened"),
         (signal.SIGUSR2, "upgraded"),
     ],
 )

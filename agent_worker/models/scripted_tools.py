@@ -85,7 +85,7 @@ def _report(call: ToolCall, message: Message) -> str:
     if shown.startswith("error: "):
         return f"The {call.name} says: {shown.removeprefix('error: ')}."
     if shown.startswith("unknown: "):
-        return f"Nobody knows whether {call.name} was done: {shown.removeprefix('unknown: ')}."
+        return f"It is unknown whether {call.name} was done: {shown.removeprefix('unknown: ')}."
     if call.name in _REPORTS:
         return _REPORTS[call.name].format(shown=shown, **call.arguments)
     # The `content` of a blob is only a preview.

@@ -16,7 +16,7 @@ _LINES_PER_KILOBYTE = 16
 class Produce:
     spec = ToolSpec(
         "produce",
-        "A text of so many kilobytes, the same each time",
+        "A text of this size in kilobytes, the same each time",
         Effect.READ,
         {
             "type": "object",

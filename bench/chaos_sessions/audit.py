@@ -216,7 +216,7 @@ class Audit:
             return
         say = f"{script.name} at {script.at:.6f}, {known.lease=}, args {script.args[:3]}"
         if script.principal != known.owner and script.name not in {"unarchived", "archived"}:
-            self._check("8", not script.writes, f"a stranger wrote: {say}", script)
+            self._check("8", not script.writes, f"another principal wrote: {say}", script)
         if known.is_deleted:
             self._check("deleted", not script.writes, f"written behind its end: {say}", script)
             return

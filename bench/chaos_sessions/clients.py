@@ -354,7 +354,7 @@ async def intrude(crowd: Crowd, session: Session) -> None:
         url = crowd.url(*filter(None, [session.id, path]))
         async with crowd.http.request(method, url, **arguments) as response:
             is_refused = response.status == 404 or response.status >= 500
-            what = f"{method} {path} gave {response.status} to a stranger"
+            what = f"{method} {path} gave {response.status} to another principal"
             crowd.tally.check("8", is_refused, what, session.id)
 
 

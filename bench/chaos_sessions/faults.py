@@ -112,7 +112,7 @@ class Faults:
         await worker.start()
 
     async def _drain(self, worker: Worker) -> None:
-        await worker.drain(is_told_first=self._rng.random() < 0.5)
+        await worker.drain(is_announced=self._rng.random() < 0.5)
         self._tally.figures["workers drained"] += 1
         await worker.start()
 

@@ -66,12 +66,12 @@ class Worker:
         self.is_up = False
         self._process.kill()
 
-    async def drain(self, *, is_told_first: bool, patience: float = PATIENCE) -> None:
+    async def drain(self, *, is_announced: bool, patience: float = PATIENCE) -> None:
         """SIGTERM, and return when it has ended; perhaps `POST /drain` a moment before.
 
         Raises NeverCame.
         """
-        if is_told_first:
+        if is_announced:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 async with aiohttp.request("POST", self.url + "/drain"):
                     await asyncio.sleep(_TOLD_FIRST_S)

@@ -73,7 +73,7 @@ def check_history(
             check(not open_calls, f"a turn with unanswered calls {open_calls} before {where}")
             open_calls, is_over = [], False
         elif role == "assistant":
-            check(not is_over, f"nobody asked for {where}")
+            check(not is_over, f"no request asked for {where}")
             check(not open_calls, f"{open_calls} are not answered before {where}")
             wanted = _script(messages[:index])
             check(wanted == (message["content"], _calls(message)), f"{wanted=}, {where}")
@@ -132,7 +132,7 @@ def check_messages(
             if kept != answer and _lost_by(failovers, each):
                 tally.figures["answers lost by failovers"] += 1
             else:
-                what = f"{each.uid}: told {answer[-200:]!r}, kept {str(kept)[-200:]!r}"
+                what = f"{each.uid}: reported {answer[-200:]!r}, kept {str(kept)[-200:]!r}"
                 tally.check("answers", kept == answer, what, session_id)
     for uid in count:
         tally.check("4", False, f"{uid} was never sent to this session", session_id)
@@ -210,17 +210,17 @@ def check_results(
     not kept; such a turn has no `done`.
     """
     kept = {m["tool_call_id"]: m["content"] for m in messages if m["role"] == "tool"}
-    told: list[dict[str, Any]] = []
+    reported: list[dict[str, Any]] = []
     for _, name, text in log:
         if name == "tool.completed":
-            told.append(json.loads(text))
+            reported.append(json.loads(text))
         elif name in {"done", "error"}:
-            for each in told if name == "done" else ():
+            for each in reported if name == "done" else ():
                 result = kept.get(each["tool_call_id"], "")
                 plain = result.removeprefix("error: ").removeprefix("unknown: ")
-                what = f"told {each}, kept {result!r}"
+                what = f"reported {each}, kept {result!r}"
                 tally.check("answers", plain == each["result"], what, session_id)
-            told = []
+            reported = []
 
 
 def check_expiries(tally: Tally, session_id: str, expiries: Mapping[str, int]) -> None:

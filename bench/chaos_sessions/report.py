@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _ONCE = ("mails sent", "mails UNKNOWN", "mails UNKNOWN that were sent", "mails sent twice")
 _MOST_SHOWN = 12
-_MOST_TOLD = 2000  # characters of a violation; a dump has all of it
+_MOST_REPORTED = 2000  # characters of a violation; a dump has all of it
 
 
 def print_tally(console: Console, title: str, tally: Tally) -> None:
@@ -50,7 +50,11 @@ def print_tally(console: Console, title: str, tally: Tally) -> None:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_TOLD else f"{text[:300]} [...] {text[300 - _MOST_TOLD :]}"
+    return (
+        text
+        if len(text) <= _MOST_REPORTED
+        else f"{text[:300]} [...] {text[300 - _MOST_REPORTED :]}"
+    )
 
 
 def _figures(title: str, figures: dict[str, int]) -> Table:

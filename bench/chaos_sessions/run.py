@@ -276,7 +276,7 @@ class Run:
             is_excused = bool(self.backend.failovers)
             tally.check("live", is_excused, f"{session.id} is nowhere", session.id)
             return []
-        what = f"404 at {session.missing_at}, and nobody deleted it"
+        what = f"404 at {session.missing_at}, and no client deleted it"
         is_excused = session.missing_at is None or bool(self.backend.failovers)
         tally.check("live", is_excused, what, session.id)
         kept = await known_of(client, session.id)

@@ -24,9 +24,9 @@ INVARIANTS = {
     "turns": "a turn that its client resumes ends with its answer",
     "deleted": "a deleted session stays deleted",
     "live": "each request with a key is settled in the end",
-    "logs": "no worker logs an error that nobody foresaw",
+    "logs": "no worker logs an unexpected error",
 }
-_MOST_TOLD = 6000  # characters of a violation
+_MOST_REPORTED = 6000  # characters of a violation
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Tally:
         assert invariant in self.invariants
         self.tested[invariant] += 1
         if not holds:
-            self.violations.append(Violation(invariant, session_id, what[:_MOST_TOLD]))
+            self.violations.append(Violation(invariant, session_id, what[:_MOST_REPORTED]))
 
     def broken(self, invariant: str) -> int:
         return sum(each.invariant == invariant for each in self.violations)

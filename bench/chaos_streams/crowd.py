@@ -75,7 +75,7 @@ class Crowd:
             try:
                 session_id = await self._new_session()
             except NeverAccepted:
-                self.figures["sessions that nobody made"] += 1
+                self.figures["sessions that were not made"] += 1
                 continue
             uid = f"u-{next(self._uids)}"
             heard = Heard(kind, uid, session_id, question(uid, self.rng.randint(words // 2, words)))

@@ -123,7 +123,7 @@ class Faults(Schedule):
                     return
             self._busy.add(worker)
             self._note(f"SIGTERM: {worker.name}")
-            await worker.drain(is_told_first=False, patience=_PATIENCE)
+            await worker.drain(is_announced=False, patience=_PATIENCE)
             self._count("workers drained by SIGTERM and replaced", worker.name)
             await self._start(worker)
 

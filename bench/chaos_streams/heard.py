@@ -46,7 +46,7 @@ class Heard:
     #: Events whose id had been there, or is below the last one's.
     repeated_ids: list[str] = field(default_factory=list)
     #: The answer as the last event tells it.
-    told: str | None = None
+    reported: str | None = None
     worker: str = ""
     end: str = ""
     #: Before each event of another worker, and every other silence over `_GAP`.
@@ -70,7 +70,7 @@ class Heard:
         self._ids.add(event.id)
         self.transcript.add(event)
         if event.name == "done":
-            self.told = event.data["content"]
+            self.reported = event.data["content"]
             self.end = DONE
         elif event.name == "error":
             self.end = f"error {event.text}"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bench.chaos_streams.ledger import Ledger
     from bench.chaos_streams.streams import Streams
 
-_MOST_TOLD = 4  # of each promise that was broken
+_MOST_REPORTED = 4  # of each promise that was broken
 _READERS = 8
 _LOOK_EVERY = 0.02
 RESUMES = "hermes_lb_resumes_total"
@@ -132,7 +132,7 @@ class PhaseRun:
         figure("the harness was late by, worst s", self._late)
         for promise, found in verdict.found.items():
             figure(promise, found.count)
-            saw = " | ".join([f"{found.count}: ", *found.told[:_MOST_TOLD]])
+            saw = " | ".join([f"{found.count}: ", *found.reported[:_MOST_REPORTED]])
             report.must(not found.count, f"{self._name}: {promise}: 0", saw)
         report.must(bool(done), f"{self._name}: streams came to their end")
         gaps = sorted(((gap, turn) for turn in self._turns for gap in turn.gaps), key=_seconds)
@@ -147,7 +147,7 @@ class PhaseRun:
                 met = ", ".join(faults.between(gap.ended - gap.seconds, gap.ended))
                 log.write(f"{self._name}: {gap}, {turn.kind} {turn.uid}: {met}\n")
         if self._plan.judges_gaps:
-            worst = " | ".join(f"{gap} of {turn}" for gap, turn in gaps[: -_MOST_TOLD - 1 : -1])
+            worst = " | ".join(f"{gap} of {turn}" for gap, turn in gaps[: -_MOST_REPORTED - 1 : -1])
             report.must(
                 p99 < most,
                 f"{self._name}: gap p99 under {most:g} s",

@@ -24,7 +24,7 @@ UNTRUE = "answers that differ from the history or the mails"
 @dataclass
 class Found:
     count: int = 0
-    told: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
 
 
 class Verdict:
@@ -52,8 +52,10 @@ class Verdict:
         self._count(LOST, found.lost, turn, what)
         self._count(REPEATED, found.repeated, turn, what)
         kept = "".join(each["content"] for each in history if each["role"] == "assistant")
-        told = {answer for answer in (turn.told, turn.settled) if answer is not None}
-        self._count(UNTRUE, len({kept, *told} - {wanted}), turn, f"{kept=} {told=} {wanted=}")
+        reported = {answer for answer in (turn.reported, turn.settled) if answer is not None}
+        self._count(
+            UNTRUE, len({kept, *reported} - {wanted}), turn, f"{kept=} {reported=} {wanted=}"
+        )
         self._judge_mail(turn, results["send_mail"], sent)
 
     def _judge_mail(self, turn: Heard, result: str, sent: int) -> None:
@@ -66,4 +68,4 @@ class Verdict:
     def _count(self, promise: str, count: int, turn: Heard, what: str = "") -> None:
         if count:
             self.found[promise].count += count
-            self.found[promise].told.append(f"{turn} {what}".strip())
+            self.found[promise].reported.append(f"{turn} {what}".strip())

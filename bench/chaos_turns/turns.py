@@ -46,7 +46,7 @@ PHASES: Mapping[str, Mapping[str, float]] = {
     "store": {"store": 6.0},
     "storm": {"kill": 4.0, "down": 15.0, "stop": 7.0, "store": 11.0, "reload": 5.0},
 }
-_MOST_TOLD = 4  # of each invariant that was broken
+_MOST_REPORTED = 4  # of each invariant that was broken
 SETTLE = 1.0  # s
 
 
@@ -157,7 +157,7 @@ class Turns(Scenario):
         for key, text in INVARIANTS.items():
             report.figure(f"{name}: tested: {text}", tally.tested[key])
             broken = [each.what for each in tally.violations if each.invariant == key]
-            saw = f"{len(broken)} times: {' | '.join(broken[:_MOST_TOLD])}"
+            saw = f"{len(broken)} times: {' | '.join(broken[:_MOST_REPORTED])}"
             report.must(not broken, f"{name}: {text}", saw)
 
     def _write(self, name: str, crowd: Crowd, executions: Executions, folder: Path) -> None:

@@ -69,7 +69,7 @@ class Verdict:
 
     def _judge_once(self, turn: Turn) -> None:
         done = self._executions.of(turn.uid)
-        what = f"{turn} ran {len(done)} times: {', '.join(map(str, done))}; {_told(turn)}"
+        what = f"{turn} ran {len(done)} times: {', '.join(map(str, done))}; {_report_of(turn)}"
         self._tally.check("once", len(done) < 2, what)
         for each in done:
             if turn.left and not self._was_stopped(each):
@@ -175,5 +175,5 @@ def _first(events: Sequence[bytes], due: Sequence[bytes]) -> str:
     return "the same"
 
 
-def _told(turn: Turn) -> str:
+def _report_of(turn: Turn) -> str:
     return " | ".join(map(str, turn.heard))

@@ -103,7 +103,7 @@ def _case_table(results: Results, case: Case, base: str) -> Table:
 
 
 def _requirements_table(results: Results) -> Table:
-    table = Table(title="What is asked", title_justify="left", box=box.SIMPLE)
+    table = Table(title="Requirements", title_justify="left", box=box.SIMPLE)
     for heading in ("", "of", "must", "measured", "95 %", "met?", "aim", "reached?"):
         table.add_column(heading)
     for verdict in judge(results):

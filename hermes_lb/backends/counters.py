@@ -30,8 +30,8 @@ WAIT_BOUNDS = (
     7200.0,
 )  # fmt: skip
 
-_ABORTED = "Requests cut off before their end, by who did it: client or server"
-_RESET = "Streams that were reset, by who did it: client or balancer"
+_ABORTED = "Requests cut off before their end, by the side that ended them: client or server"
+_RESET = "Streams that were reset, by the side that reset them: client or balancer"
 
 # Of refusals, each a time series of every frontend. There are some 40; limits that are part of the
 # text change with the configuration.

@@ -199,7 +199,7 @@ class CommandsApi:
         return {"total": len(found), "elsewhere": elsewhere, "pins": found[: which.limit]}
 
     @delete(
-        "pins", "Forget sessions of the session tables: the next request is balanced anew",
+        "pins", "Forget sessions of the session tables: the next request is balanced again",
         answers=shapes.Cleared, query=shapes.WhichPins, errors=(409,),
     )  # fmt: skip
     async def clear_pins(self, request: web.Request, which: shapes.WhichPins) -> shapes.Cleared:

@@ -70,7 +70,7 @@ InBackend = Annotated[
 ]
 Watch = Annotated[
     float | None,
-    typer.Option("--watch", metavar="SECONDS", min=0.1, help="Again each so many seconds."),
+    typer.Option("--watch", metavar="SECONDS", min=0.1, help="Repeat at this interval."),
 ]
 
 

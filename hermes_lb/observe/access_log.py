@@ -150,9 +150,9 @@ class AccessLog:
     def _say_reopened(self, reopened: Future[str]) -> None:
         """Called in the writer's thread."""
         if why := reopened.result():
-            logger.warning("access log %s: it can't be opened anew: %s", self.target, why)
+            logger.warning("access log %s: it can't be reopened: %s", self.target, why)
         else:
-            logger.info("access log %s: opened anew", self.target)
+            logger.info("access log %s: reopened", self.target)
 
     async def close(self, timeout: float = 5.0) -> None:
         """Write the remaining lines; after `timeout` seconds the rest is dropped. Idempotent."""

@@ -152,7 +152,7 @@ def _of_servers(seen: Observed) -> Iterator[MetricRow]:
     )
     yield MetricRow(
         "counter", "hermes_lb_dns_failures_total", _BACKEND,
-        "Names of servers that could not be resolved anew",
+        "Look-ups of servers' host names that failed",
         (((name,), seen.upkeep.dns_failures.get(name, 0)) for name in list(seen.pools)),
     )
     found, labels = seen.upkeep.discoveries(), (*_BACKEND, "source")
@@ -222,7 +222,7 @@ def _of_processes(seen: Observed) -> Iterator[MetricRow]:
     )
     yield MetricRow(
         "histogram", "hermes_lb_loop_lag_seconds", _PROCESS,
-        "How late a timer of the event loop fired: something blocked it for so long",
+        "How late a timer of the event loop fired: the time for which something blocked it",
         _loops(seen, lambda lag: lag.histogram),
     )
     yield MetricRow(
@@ -240,7 +240,7 @@ def _of_the_whole(seen: Observed) -> Iterator[MetricRow]:
     upkeep = seen.upkeep
     yield MetricRow(
         "counter", "hermes_lb_process_restarts_total", (),
-        "Processes of the data path that ended unasked and were replaced",
+        "Processes of the data path that ended unexpectedly and were replaced",
         [((), upkeep.process_restarts)],
     )
     yield MetricRow(

@@ -116,7 +116,7 @@ def _try_file(path: str) -> None:
 def _not_opened(target: str, error: OSError) -> ValueError:
     reason = error.strerror or error
     if error.errno == errno.ENXIO:
-        reason = "it is a pipe that nobody reads, or a socket"
+        reason = "it is a pipe without a reader, or a socket"
     return ValueError(f"the access log {target!r} can't be opened: {reason}")
 
 

@@ -235,7 +235,7 @@ class Certificates:
             with self._as_file(pair.certificate) as certificate, self._as_file(pair.key) as key:
                 context.load_cert_chain(certificate, key, password=_no_password)
         except _Encrypted:
-            self._fail(pair.key, "the key is encrypted, and nobody is there to type its password")
+            self._fail(pair.key, "the key is encrypted, and its password can't be asked for")
         except ssl.SSLError as error:
             words = _IN_WORDS.get(error.reason or "", "OpenSSL can't read it ({reason})")
             self._fail(pair.certificate, words.format(key=pair.key, reason=error.reason))

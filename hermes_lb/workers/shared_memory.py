@@ -35,7 +35,7 @@ ROWS = 16_384
 """Servers, backends and frontends together. Unused rows take no memory."""
 
 CLIENT_BUCKETS = 65_536
-"""The chance that two addresses share a bucket, and so a limit, is 1 in so many."""
+"""Two addresses share a bucket, and so a limit, with a probability of 1 in `CLIENT_BUCKETS`."""
 
 GAUGES = 64
 

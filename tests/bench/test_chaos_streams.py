@@ -38,7 +38,7 @@ def test_the_answer_is_the_scripts_and_no_two_of_its_numbers_are_the_same() -> N
     assert ANSWER == (
         "Let me use send_mail and note_set. Mail to ada: sent to ada. Noted: story is 0 1 2 3 4."
     )
-    assert "Nobody knows whether send_mail was done" in answer_to(ASKED, UNKNOWN)
+    assert "It is unknown whether send_mail was done" in answer_to(ASKED, UNKNOWN)
     longest = question("u-1", MOST_WORDS)
     note = " ".join(map(str, range(MOST_WORDS)))
     assert answer_to(longest, {**SENT, "note_set": note}).endswith(f" {MOST_WORDS - 1}.")
@@ -67,13 +67,13 @@ def test_what_is_lost_or_repeated_is_counted_in_bytes(
     assert difference(got, ANSWER, is_whole=is_whole) == (lost, repeated)
 
 
-def heard(pieces: Sequence[str] = TOKENS, *, told: str = ANSWER, end: bool = True) -> Heard:
+def heard(pieces: Sequence[str] = TOKENS, *, reported: str = ANSWER, end: bool = True) -> Heard:
     turn = Heard("sessions", "u-1", "s-1", ASKED)
     turn.begin("w0")
     for number, piece in enumerate(pieces, 1):
         turn.add(Event(f"7-{number}", "message.delta", json.dumps({"content": piece})))
     if end:
-        turn.add(Event("7-999", "done", json.dumps({"content": told})))
+        turn.add(Event("7-999", "done", json.dumps({"content": reported})))
     return turn
 
 
@@ -96,9 +96,9 @@ def broken(turn: Heard, messages: list[dict[str, Any]] | None, sent: int = 1) ->
 def test_a_right_turn_breaks_nothing() -> None:
     assert heard().end == DONE
     assert broken(heard(), history()) == set()
-    told = answer_to(ASKED, UNKNOWN)
+    reported = answer_to(ASKED, UNKNOWN)
     for sent in (0, 1):
-        assert broken(heard(tokens(told), told=told), history(UNKNOWN), sent) == set()
+        assert broken(heard(tokens(reported), reported=reported), history(UNKNOWN), sent) == set()
 
 
 def test_a_step_that_begins_again_is_not_a_repetition() -> None:
@@ -146,7 +146,7 @@ def _settled(text: str) -> Callable[[Heard], None]:
         (heard(TOKENS[:5], end=False), _settled("another"), history(), 1, {ABORTED, UNTRUE}),
         (heard(), None, history(), 2, {ONCE_TWICE}),
         (heard(), None, history(), 0, {UNTRUE}),
-        (heard(told="another"), None, history(), 1, {UNTRUE}),
+        (heard(reported="another"), None, history(), 1, {UNTRUE}),
         (heard(), None, [*history()[:-1], {"role": "assistant", "content": ""}], 1, {UNTRUE}),
         (heard(), None, history()[:-1], 1, {UNANSWERED}),
         (heard(), None, history()[:2], 0, {UNANSWERED}),

@@ -26,6 +26,8 @@ _WHOLE = ("configs/*.yml",)
 _LOGGING = frozenset(
     {"debug", "info", "warning", "error", "exception", "critical", "echo", "secho", "print"}
 )
+# Fewer are the names of fields and commands, not prose.
+_FEWEST_SPACES = 2
 _FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 # A comment that begins outside of quotes.
 _HASH = re.compile(r"""^(?:[^"'#]|"(?:\\.|[^"\\])*"|'[^']*'|['"])*?#(.*)$""")
@@ -49,7 +51,11 @@ def files(root: Path = ROOT) -> Iterator[Path]:
 def passages(path: Path, text: str) -> list[Passage]:
     """The prose of a file, by the kind that its name says."""
     if path.suffix == ".py":
-        return [*_docstrings_and_messages(ast.parse(text)), *_python_comments(text)]
+        tree = ast.parse(text)
+        found = dict.fromkeys(_docstrings_and_messages(tree))
+        if path.parts[0] != "tests":  # there they are data
+            found |= dict.fromkeys(_sentences(tree))
+        return [*found, *_python_comments(text)]
     if path.suffix == ".md":
         return [Passage(1, _FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), text))]
     if path.suffix == ".yml":
@@ -76,6 +82,14 @@ def _strings(call: ast.Call) -> Iterator[Passage]:
             match node:
                 case ast.Constant(str(text)):
                     yield Passage(node.lineno, text)
+
+
+def _sentences(tree: ast.Module) -> Iterator[Passage]:
+    """Strings of some words: help, descriptions, reasons, whatever function they are given to."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(str(text)) if text.count(" ") >= _FEWEST_SPACES:
+                yield Passage(node.lineno, text)
 
 
 def _python_comments(text: str) -> list[Passage]:

@@ -115,7 +115,7 @@ async def test_if_it_cannot_be_reopened_that_is_reported_and_the_old_one_goes_on
         await eventually(lambda: caplog.messages)
         log.write("a")
     assert caplog.messages == [
-        f"access log {folder / 'log'}: it can't be opened anew: No such file or directory"
+        f"access log {folder / 'log'}: it can't be reopened: No such file or directory"
     ]
     assert (tmp_path / "moved" / "log").read_text() == "a\n"
     assert log.dropped == 0

@@ -101,7 +101,7 @@ def test_a_target_that_cannot_be_opened_is_reported_clearly(
 
 def test_a_fifo_that_nobody_reads_is_refused_instead_of_awaited(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ValueError, match="a pipe that nobody reads"):
+    with pytest.raises(ValueError, match="a pipe without a reader"):
         open_sink(str(tmp_path / "fifo"), "hermes_lb")
 
 

@@ -193,7 +193,7 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked(tmp_path: Path) ->
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     )
     assert problem(str(path), key=str(locked)) == (
-        f"can't use {locked}: the key is encrypted, and nobody is there to type its password"
+        f"can't use {locked}: the key is encrypted, and its password can't be asked for"
     )
 
 

@@ -95,7 +95,7 @@ class Descriptors(Scenario):
             for number, caller in enumerate(crowd)
         ]
         asked = await self._cpu_share(balancer)
-        told = Counter(task.result() for task in asking if task.done())
+        outcomes = Counter(task.result() for task in asking if task.done())
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
@@ -103,17 +103,17 @@ class Descriptors(Scenario):
         balancer.hang_up()
         said = balancer.said.splitlines()
         figure, must = arena.report.figure, arena.report.must
-        told["waits"] = self.clients - told.total()
+        outcomes["waits"] = self.clients - outcomes.total()
         figure(f"{name}: descriptors, clients", f"{self.limit}, {self.clients}")
-        figure(f"{name}: what became of a request of each", _listed(told))
+        figure(f"{name}: what became of a request of each", _listed(outcomes))
         figure(f"{name}: lines on stderr", len(said))
         figure(f"{name}: CPU while they are silent, of a core", silent)
         figure(f"{name}: CPU while they wait, of a core", asked)
         must(max(silent, asked) < self.most_cpu, f"{name}: no busy loop", (silent, asked))
         must(
-            set(told) <= {"503", "429", "closed", "waits"},
-            f"{name}: each client is told, closed, or waits",
-            told,
+            set(outcomes) <= {"503", "429", "closed", "waits"},
+            f"{name}: each client is answered, closed, or waits",
+            outcomes,
         )
         ups = [metrics.total("hermes_lb_server_up", server=f"agent{n}") for n in (1, 2)]
         fails = metrics.total("hermes_lb_server_fails")
@@ -148,13 +148,13 @@ class Descriptors(Scenario):
     async def _in_turns(self, arena: Arena, balancer: Balancer, name: str) -> None:
         """Far more clients than there is room for, all at once: each has its turn."""
         crowd = await self._come_at_once(balancer)
-        told = Counter(
+        outcomes = Counter(
             await asyncio.gather(
                 *(_ask_and_leave(caller, f"crowd-{number}") for number, caller in enumerate(crowd))
             )
         )
         arena.report.figure(f"{name}: room, clients", f"{_ROOM}, {self.clients}")
-        arena.report.must(set(told) == {"200"}, f"{name}: each client is answered", told)
+        arena.report.must(set(outcomes) == {"200"}, f"{name}: each client is answered", outcomes)
 
     async def _cpu_share(self, balancer: Balancer) -> float:
         """What the balancer uses for a while, of a core."""
@@ -179,9 +179,9 @@ async def _ask(caller: Caller, ident: str, wait: int) -> str:
 
 
 async def _ask_and_leave(caller: Caller, ident: str) -> str:
-    told = await _ask(caller, ident, 1)
+    outcomes = await _ask(caller, ident, 1)
     caller.close()
-    return told
+    return outcomes
 
 
 async def _is_served(balancer: Balancer) -> bool:

@@ -170,7 +170,7 @@ class TinyUploads(Flood):
     kind: ClassVar[str] = "chunks"
 
     def judge(self, arena: Arena, answers: int) -> None:
-        arena.report.must(answers == 0, "nobody answers them", answers)
+        arena.report.must(answers == 0, "no server answers them", answers)
 
 
 @dataclass
@@ -247,7 +247,7 @@ class UnreadResponses(Scenario):
     """
 
     name: ClassVar[str] = "unread-responses"
-    title: ClassVar[str] = "m. Responses of 2 MB that nobody reads"
+    title: ClassVar[str] = "m. Responses of 2 MB that no client reads"
     at_once: ClassVar[int] = 1  # readers, on one connection
     frontend: ClassVar[dict[str, Any]] = {}
 
@@ -305,7 +305,7 @@ class UnreadStreams(UnreadResponses):
     """The same by HTTP/2: the windows of all streams are as wide as they may be."""
 
     name: ClassVar[str] = "unread-streams"
-    title: ClassVar[str] = "m. Responses of 2 MB that nobody reads, by HTTP/2"
+    title: ClassVar[str] = "m. Responses of 2 MB that no client reads, by HTTP/2"
     at_once: ClassVar[int] = 50
     frontend: ClassVar[dict[str, Any]] = {"http2": True}
 

@@ -159,7 +159,7 @@ class HalfOpen(Scenario):
         await balancer.until_server_is(up=False, name=far.name)
         cable.mend()
         await balancer.until_server_is(up=True, name=far.name)
-        must(True, "a server vanishes: it is taken out, and back when the cable is mended")
+        must(True, "a server vanishes: it is taken out, and back when the cable is repaired")
         for name in ("stream", "waits", "reused", "dialed"):
             lines = await self._lines(balancer, f"far-{name}")
             figure(f"a server, far-{name}: logged", "/".join({x.termination for x in lines}))

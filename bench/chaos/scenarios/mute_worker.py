@@ -102,9 +102,9 @@ class MuteWorker(Scenario):
             "all others are answered",
             [line for line in answered if line.status != 200][:3],
         )
-        must(_MUTE in balancer.said, "taking it out is told")
+        must(_MUTE in balancer.said, "taking it out is logged")
         must(
             afterwards.total() == afterwards["agent1"] + afterwards["agent2"],
-            "once it is out, nobody meets it",
+            "once it is out, no request reaches it",
             afterwards,
         )

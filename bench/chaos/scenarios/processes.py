@@ -43,7 +43,7 @@ _PACE = 0.02
 _UPGRADED = re.compile(r"upgraded: all processes run the new code|no upgrade|upgrade stops here")
 _RELOADED = re.compile(r"hermes_lb: reloaded|is not reloaded|upgraded: all processes run")
 _LOOK_EVERY = 0.1  # seconds: it takes a while to look at all sockets of a machine
-_MOST_TOLD = 5  # problems
+_MOST_REPORTED = 5  # problems
 _MOST_SAID = 5_000  # characters of the balancer's log that are shown with them
 _STUCK = re.compile(r"worker process (\d+) is stuck: it is killed")
 # A server that reloads take out and put back: then it begins at zero.
@@ -444,12 +444,12 @@ def _judge(report: Report, life: _Life, said: str) -> None:
     for what, count in sorted(life.counts.items()):
         report.figure(f"{which}: {what}", count)
     report.figure(f"{which}: problems", len(life.problems))
-    for problem in life.problems[:_MOST_TOLD]:
-        report.must(False, f"{which}: nobody notices", problem)
-    held = f"{which}: nobody notices, but whose process is killed"
+    for problem in life.problems[:_MOST_REPORTED]:
+        report.must(False, f"{which}: no client notices", problem)
+    held = f"{which}: only clients of a killed process notice"
     report.must(not life.problems, held, said[-_MOST_SAID:])
     stuck = set(map(int, _STUCK.findall(said))) - life.stopped_for_long
-    report.must(not stuck, f"{which}: nobody is taken for stuck, but who stood still", stuck)
+    report.must(not stuck, f"{which}: only a process that stood still is taken for stuck", stuck)
 
 
 async def _ask(caller: Caller, ask: Ask) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Seconds between two requests of a client.
 _PACE = 0.01
-_MOST_TOLD = 3
+_MOST_REPORTED = 3
 
 
 @dataclass
@@ -108,5 +108,5 @@ class _Load:
         report.figure(f"{title}: requests", self._asked)
         for status, count in sorted(self._statuses.items()):
             report.figure(f"{title}: answered {status}", count)
-        saw = f"{len(self._problems)} of {self._asked} were not: {self._problems[:_MOST_TOLD]}"
+        saw = f"{len(self._problems)} of {self._asked} were not: {self._problems[:_MOST_REPORTED]}"
         report.must(not self._problems, f"{title}: every request is answered", saw)

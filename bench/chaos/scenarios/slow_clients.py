@@ -157,7 +157,11 @@ class SlowBodies(Scenario):
 
     async def _judge(self, arena: Arena, balancer: Balancer, problems: list[str]) -> None:
         must = arena.report.must
-        must(not problems, "who is slow is served, and who stands still is told", problems[:5])
+        must(
+            not problems,
+            "a slow client is served, and one that stands still is answered",
+            problems[:5],
+        )
         wanted = (
             ("slow-body", "--"),
             ("slow-read", "--"),

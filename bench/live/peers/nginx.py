@@ -60,7 +60,7 @@ http {{
   fastcgi_temp_path {here}/fastcgi;
   uwsgi_temp_path {here}/uwsgi;
   scgi_temp_path {here}/scgi;
-  # "Connection: upgrade" only for who asks for it: sent always, it defeats keep-alive.
+  # "Connection: upgrade" only for a client that asks for it: sent always, it defeats keep-alive.
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
   upstream upstreams {{
     least_conn;

@@ -209,7 +209,7 @@ def test_a_tool_that_is_not_offered_is_said_to_be_missing() -> None:
         (
             "send mail to ada: hello",
             "unknown: its worker died",
-            "Nobody knows whether send_mail was done: its worker died.",
+            "It is unknown whether send_mail was done: its worker died.",
         ),
         ("remember for good: tea", "m1", "I will remember: tea."),
         ("what do you remember about tea?", "tea at 5", "About tea I remember: tea at 5."),

@@ -120,9 +120,11 @@ async def test_another_balancer_goes_on_for_a_client_that_comes_back(stage: Stag
 
 
 async def test_nobody_notices_who_follows_at_another_balancer(stage: Stage) -> None:
-    """Two requests follow there: one of them takes it over, and neither is cut."""
+    """Two requests follow there: one of them takes it over, and neither is cut. A request of
+    another principal, which came first, is not asked."""
     origin = await stage.origin()
     one, other = await two(stage, origin)
+    await begin(other, origin, post(key="k", user="mallory"))
     _, at_origin, head, _ = await begin(one, origin, post(key="k"))
     turn = turn_of(head)
     await at_origin.send(chunk(numbered(1)))
