@@ -133,6 +133,11 @@ def _of_servers(seen: Observed) -> Iterator[MetricRow]:
         "1 for the state that the server is in, 0 for the others", _by_state(seen),
     )
     yield MetricRow(
+        "gauge", "hermes_lb_server_checked", _SERVER,
+        "1 once an active check has had a result; before, up is only an assumption",
+        _servers(seen, lambda s: s.is_checked),
+    )
+    yield MetricRow(
         "counter", "hermes_lb_ejections_total", _SERVER,
         "Times that the server was left out for its failures",
         _servers(seen, lambda s: s.ejections),

@@ -14,9 +14,11 @@ import pytest
 import yaml
 
 from hermes_lb.backends import FrontendCounters, Pool
-from hermes_lb.backends.server import STATES
+from hermes_lb.backends.server import ADMINS
 from hermes_lb.config import Backend, Process
+from hermes_lb.control.history import SHOWN_STATES, shown_state
 from hermes_lb.observe.metric_table import metrics_of
+from hermes_lb.observe.metrics import render
 from hermes_lb.observe.observed import Observed, ProcessView
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -94,16 +96,44 @@ def test_every_metric_is_in_the_dashboard_or_an_alert() -> None:
     }
 
 
-def test_the_states_in_the_dashboard_are_those_of_a_server() -> None:
+def state_panel() -> tuple[dict[str, tuple[int, str]], str]:
+    """Of the dashboard: by state its number and its colour; and the query that has the numbers."""
     [panel] = [panel for panel in dashboard()["panels"] if panel["type"] == "state-timeline"]
     [mapping] = panel["fieldConfig"]["defaults"]["mappings"]
-    shown = {int(value): option["text"] for value, option in mapping["options"].items()}
-    assert set(shown.values()) == set(STATES)
-    expression = panel["targets"][0]["expr"]
-    weights = re.findall(
-        r'(?:(\d) \* )?max by \(backend, server\) \([^)]*state="(\w+)"', expression
-    )
-    assert {0: "up", **{int(weight or 1): state for weight, state in weights}} == shown
+    options = mapping["options"].items()
+    shown = {option["text"]: (int(value), option["color"]) for value, option in options}
+    [target] = panel["targets"]
+    return shown, target["expr"]
+
+
+def in_state(state: str) -> Pool:
+    """A backend that is named after the state that its only server is in."""
+    configured = {"name": "s", "address": "h:1", "max_fails": 1}
+    pool = Pool(state, Backend.model_validate({"servers": [configured]}))
+    [server] = pool.servers
+    if state != "unchecked":
+        server.set_up(state != "down", "a check has answered")
+    if state in ADMINS:
+        server.set_admin(state)
+    elif state == "degraded":
+        server.set_degraded("a check timed out")
+    elif state == "failing":
+        server.failed(1.0, "refused")
+    elif state == "ejected":
+        server.eject(9.0, "it fails more than the others")
+    assert shown_state(server) == state
+    return pool
+
+
+def test_the_dashboard_shows_each_state_in_a_colour_of_its_own() -> None:
+    shown, _ = state_panel()
+    assert list(shown) == list(SHOWN_STATES)
+    numbers, colours = zip(*shown.values(), strict=True)
+    assert list(numbers) == list(range(len(SHOWN_STATES)))
+    assert len(set(colours)) == len(colours)
+    grey = shown["unchecked"][1].removeprefix("#")
+    assert len({grey[:2], grey[2:4], grey[4:]}) == 1
+    assert [state for state, (_, colour) in shown.items() if "green" in colour] == ["up"]
 
 
 def test_the_dashboard_can_be_imported_anywhere() -> None:
@@ -187,6 +217,34 @@ def test_promtool_understands_every_query_of_the_dashboard(tmp_path: Path) -> No
     path = tmp_path / "rules.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     checked = promtool("check", "rules", str(path))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@needs_promtool
+def test_the_query_of_the_states_answers_the_number_of_each_state(tmp_path: Path) -> None:
+    shown, expression = state_panel()
+    for variable, value in VARIABLES.items():
+        expression = expression.replace(variable, value)
+    scraped = b"".join(render(Observed({state: in_state(state) for state in SHOWN_STATES}, {})))
+    series = re.findall(r"^(hermes_lb_server_\w+\{.*\}) (\S+)$", scraped.decode(), re.MULTILINE)
+    (tmp_path / "no_rules.yml").write_text("{groups: []}")
+    expected = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": value} for name, value in series],
+        "promql_expr_test": [
+            {
+                "expr": expression,
+                "eval_time": "0s",
+                "exp_samples": [
+                    {"labels": f'{{backend="{state}", server="s"}}', "value": number}
+                    for state, (number, _) in shown.items()
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "states.yml"
+    path.write_text(yaml.safe_dump({"rule_files": ["no_rules.yml"], "tests": [expected]}))
+    checked = promtool("test", "rules", str(path), cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
