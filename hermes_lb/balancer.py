@@ -23,7 +23,6 @@ from hermes_lb.control.operator import (
     NotPossible,
     carried_over,
     find_server,
-    refuse_stored_pins,
     store_url,
 )
 from hermes_lb.control.runtime_states import RuntimeStates
@@ -301,20 +300,17 @@ class LoadBalancer:
         """There is only this process."""
         return [ProcessCommands(self._plane).call(command, arguments)]
 
-    def pins(self) -> tuple[list[KeptPin], list[str]]:
-        """Learned sessions, and backends that keep theirs in another system."""
-        elsewhere = [name for name, one in self.config.backends.items() if one.pins.has_store]
-        kept = [
+    def pins(self) -> list[KeptPin]:
+        """Learned sessions, but not those in a shared store."""
+        return [
             KeptPin(pin_id(key), name, server)
             for name, backend in self._plane.backends.items()
-            if name not in elsewhere
+            if not backend.configured.pins.has_store
             for key, server in backend.session_table.pins()
         ]
-        return kept, elsewhere
 
     async def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
-        """Forget learned sessions -> their number. Raises NotPossible for those in a store."""
-        refuse_stored_pins(self.config, backend)
+        """Forget learned sessions -> the number of those that are in no store."""
         return sum(await self.everywhere("clear_pins", backend=backend, server=server, pin=pin))
 
     def resolvers(self) -> list[Resolved]:

@@ -27,9 +27,10 @@ class ProcessCommands:
         return self._plane.end_sessions(id=session)
 
     def on_clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
-        """Forget learned sessions -> how many this process knew."""
-        return sum(
-            one.session_table.clear(server, pin)
-            for name, one in self._plane.backends.items()
-            if backend in (None, name)
-        )
+        """Forget learned sessions -> how many of them are in no shared store."""
+        cleared = 0
+        for name, one in self._plane.backends.items():
+            if backend in (None, name):
+                count = one.session_table.clear(server, pin)
+                cleared += 0 if one.configured.pins.has_store else count
+        return cleared

@@ -4,6 +4,9 @@ A local entry is used for a while; then the shared store is asked again, which b
 others, and counts as a use of the key there. While the store can't be reached, a key without a
 local entry is unknown, and the strategy picks: a session that only another balancer has seen may
 then reach a server that does not have it.
+
+What an operator has cleared stays in the store as a mark for as long as another balancer may know
+the session, so that none brings it back: only a response that assigns it again writes over that.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
+from hermes_lb.affinity.stores.base import CLEARED
 from hermes_lb.affinity.stores.memory import MemoryStore
 from hermes_lb.affinity.stores.registry import open_store
 
@@ -76,12 +80,19 @@ class SessionTable:
         name = await self._shared.look_up(key)
         now = self._clock()
         known = self._local.find(key, now)
-        is_newer = self._local.as_of(key) >= asked_at or not self._local.is_announced(key)
+        is_unheard = not self._local.is_announced(key)
+        is_newer = self._local.as_of(key) >= asked_at or is_unheard
         if known is not None and (name is None or is_newer):
             # A response was faster, or the store did not answer, or does not have the entry.
             if name != known and self.is_shared:
-                self._store(key, known, now)
+                if is_unheard:
+                    self._announce(key, known, now)
+                else:
+                    self._refresh(key, known, now)
             return known
+        if name == CLEARED:
+            self._local.forget(key, now)
+            return None
         if name is not None:
             self._local.store(key, name, now)
         return name
@@ -99,13 +110,18 @@ class SessionTable:
         awaited: list[Awaitable[object]] = []
         for key in keys:
             is_news = self._local.find(key, now) != name
-            if is_news or not self._is_trusted(key, now):
-                announced = self._store(key, name, now)
-                if announced is not None and is_news:
+            if is_news:
+                announced = self._announce(key, name, now)
+                if announced is not None:
                     awaited.append(announced)
+            elif not self._is_trusted(key, now):
+                if self._local.is_announced(key):
+                    self._refresh(key, name, now)
+                else:
+                    self._announce(key, name, now)
         return asyncio.gather(*awaited, return_exceptions=True) if awaited else None
 
-    def _store(self, key: bytes, name: str, now: float) -> Awaitable[object] | None:
+    def _announce(self, key: bytes, name: str, now: float) -> Awaitable[object] | None:
         self._local.store(key, name, now)
         if self._shared is None:
             return None
@@ -120,6 +136,17 @@ class SessionTable:
     def _was_announced(self, key: bytes, name: str, done: asyncio.Future[bool]) -> None:
         if done.cancelled() or done.exception() is not None or not done.result():
             self._local.not_announced(key, name)
+
+    def _refresh(self, key: bytes, name: str, now: float) -> None:
+        assert self._shared is not None
+        self._local.store(key, name, now)
+        refreshed = self._shared.refresh(key, name)
+        if refreshed is not None:
+            refreshed.add_done_callback(partial(self._was_refreshed, key, now))
+
+    def _was_refreshed(self, key: bytes, now: float, done: asyncio.Future[bool]) -> None:
+        if not done.cancelled() and done.exception() is None and not done.result():
+            self._local.forget(key, now)
 
     def pins(self) -> Iterable[tuple[bytes, str]]:
         """Keys and servers' names that this process knows."""

@@ -9,7 +9,7 @@ runner       aiohttp's server with our form of errors; `quiet`: without its trac
 endpoints    how an operation of /api/v1 is declared; `errors`: its error responses
 api          queries and the live stream; `feed`: its events
 scaling      /api/v1/scaling: the load of each backend, for autoscalers
-commands     commands; `turns_api`: /api/v1/turns
+commands     commands; `turns_api`: /api/v1/turns; `shared_pins`: the learned sessions in stores
 shapes       the shapes of all answers, bodies and queries; `views`: the answers
 openapi      the API description; `openapi_page`: as a web page
 history      samples of the last minutes; `tally`: maxima, downtime, cleared counters

@@ -14,6 +14,7 @@ from hermes_lb.control import shapes, views
 from hermes_lb.control.endpoints import delete, get, post, put
 from hermes_lb.control.errors import ApiError
 from hermes_lb.control.operator import NotPossible, find_backend, find_server
+from hermes_lb.control.shared_pins import SharedPins
 from hermes_lb.errors import reason
 
 if TYPE_CHECKING:
@@ -188,23 +189,56 @@ class CommandsApi:
         answers=shapes.Pins, query=shapes.WhichPins,
     )  # fmt: skip
     async def pins(self, request: web.Request, which: shapes.WhichPins) -> shapes.Pins:
-        kept, elsewhere = self._operator.pins()
-        found: list[shapes.Pin] = [
-            {"id": pin.id, "backend": pin.backend, "server": pin.server}
-            for pin in kept
+        shared = SharedPins(self._operator.config)
+        found = [
+            pin
+            for pin in self._operator.pins()
             if which.backend in (None, pin.backend)
             and which.server in (None, pin.server)
             and which.id in (None, pin.id)
         ]
-        return {"total": len(found), "elsewhere": elsewhere, "pins": found[: which.limit]}
+        unread: list[shapes.UnreadPins] = []
+        for backend, (pins, because) in (await shared.find(which)).items():
+            found += pins
+            if because:
+                unread.append({"backend": backend, "because": because})
+        return {
+            "total": len(found),
+            "elsewhere": shared.backends,
+            "unread": unread,
+            "pins": [
+                {"id": pin.id, "backend": pin.backend, "server": pin.server}
+                for pin in found[: which.limit]
+            ],
+        }
 
     @delete(
         "pins", "Forget sessions of the session tables: the next request is balanced again",
-        answers=shapes.Cleared, query=shapes.WhichPins, errors=(409,),
+        answers=shapes.Cleared, query=shapes.WhichPins, errors=(503,),
     )  # fmt: skip
     async def clear_pins(self, request: web.Request, which: shapes.WhichPins) -> shapes.Cleared:
-        cleared = await self._operator.clear_pins(which.backend, which.server, which.id)
+        operator = self._operator
+        # The stores first: a process that has forgotten a pin asks its store.
+        stored = await SharedPins(operator.config).clear(which)
+        cleared = sum(one.number for one in stored.values())
+        failed = {backend: one for backend, one in stored.items() if one.because}
+        # Where a store has failed, what a process knows is as good as what is left there.
+        chosen = [which.backend] if not failed else [
+            name for name in operator.config.backends
+            if name not in failed and which.backend in (None, name)
+        ]  # fmt: skip
+        for backend in chosen:
+            cleared += await operator.clear_pins(backend, which.server, which.id)
         logger.info("%d pins were cleared by an operator", cleared)
+        if failed:
+            raise ApiError(
+                503,
+                f"not all pins are cleared, but {cleared}; what is left stays in use",
+                problems=[
+                    f"{backend}: {number} of those in its store, then: {because}"
+                    for backend, (number, because) in failed.items()
+                ],
+            )
         return {"cleared": cleared}
 
     @delete(

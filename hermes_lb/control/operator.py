@@ -92,11 +92,12 @@ class Operator(Protocol):
     async def everywhere(self, command: str, **arguments: Any) -> list[Any]:
         """Call a method of `hermes_lb.process_commands` in every process -> what each returned."""
 
-    def pins(self) -> tuple[list[KeptPin], list[str]]:
-        """Learned sessions, and the backends that keep theirs in another system."""
+    def pins(self) -> list[KeptPin]:
+        """Learned sessions, but not those of backends that keep theirs in a shared store."""
 
     async def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
-        """Forget those that fit -> their number."""
+        """Forget those that fit in every process, also what it knows of a shared store (which
+        `control.shared_pins` clears) -> the number of those that are in no store."""
 
     def resolvers(self) -> list[Resolved]:
         """Servers whose names are looked up."""
@@ -145,15 +146,6 @@ def store_url(config: Config, embedded: EmbeddedStore) -> str:
     if not config.backends_with_turns:
         raise NotPossible("no route has turns")
     return config.store.url or embedded.url
-
-
-def refuse_stored_pins(config: Config, backend: str | None) -> None:
-    """Raises NotPossible if the backend's session table is in another system."""
-    configured = config.backends.get(backend or "")
-    if configured is not None and configured.pins.has_store:
-        raise NotPossible(
-            f"the pins of {backend} are in its store: delete hermes-lb:pin:{backend}:* there"
-        )
 
 
 def find_backend(pools: Mapping[str, Pool], backend: str) -> Pool:

@@ -367,9 +367,17 @@ class Pin(Shape):
     server: str
 
 
+class UnreadPins(Shape):
+    """Pins in a store that are not, or not all, in the answer."""
+
+    backend: str
+    because: str
+
+
 class Pins(Shape):
-    total: Annotated[Count, Field(description="kept by the balancer itself")]
+    total: Annotated[Count, Field(description="found; there may be more, as `unread` says")]
     elsewhere: Annotated[list[str], Field(description="backends whose table is in a store")]
+    unread: Annotated[list[UnreadPins], Field(description="stores that were not read to their end")]
     pins: list[Pin]
 
 
@@ -441,7 +449,9 @@ class ErrorDetails(Shape):
     status: Count
     message: str
     problems: NotRequired[
-        Annotated[list[str], Field(description="errors of a configuration, with positions")]
+        Annotated[
+            list[str], Field(description="a line each: errors of a configuration, with positions")
+        ]
     ]
 
 

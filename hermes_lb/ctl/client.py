@@ -42,7 +42,8 @@ _MOST_ROWS = 1000  # sessions in an answer
 _PATIENCE = 30.0
 # For slow commands: the new code has 60 s to check the configuration, after a reload in progress;
 # in a reload a worker has 30 s to apply it, and is replaced if it can't, which takes up to 60 s.
-_TAKES = {"reload": 120.0, "upgrade": 120.0}
+# Clearing the pins in stores takes up to 60 s (`control.shared_pins`).
+_TAKES = {"reload": 120.0, "upgrade": 120.0, "pins": 90.0}
 # Seconds between the end of a live stream, as by an upgrade, and the next one.
 _PAUSE = 0.2
 
@@ -76,7 +77,7 @@ class AdminClient:
     def _send(
         self, method: str, path: str, body: dict[str, Any] | None, keys: tuple[str, ...]
     ) -> Any:
-        patience = _TAKES.get(path, _PATIENCE)
+        patience = _TAKES.get(path.partition("?")[0], _PATIENCE)
         connection = self._connection(patience)
         try:
             response = self._ask(connection, method, path, body)

@@ -92,7 +92,8 @@ def list_pins(
     server: OfServer = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number.")] = 100,
 ) -> None:
-    """List sessions that were learned (stick, learn). Ids are digests of the sessions' keys."""
+    """List sessions that were learned (stick, learn), also some of those in shared stores. Ids are
+    digests of the sessions' keys."""
     with errors_as_exit_status():
         found = context.obj.client.pins(backend=backend, server=server, limit=limit)
         print_answer(context, "pins", found)
@@ -106,7 +107,7 @@ def clear_pins(
     pin: OfId = None,
     everything: Annotated[bool, typer.Option("--all", help="Of all backends.")] = False,
 ) -> None:
-    """Forget learned sessions: their next request is balanced again."""
+    """Forget learned sessions, also in shared stores: their next request is balanced again."""
     if everything == bool(backend or server or pin):
         usage_error("give --backend, --server or --id, or else --all")
     with errors_as_exit_status():

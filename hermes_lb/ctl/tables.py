@@ -266,8 +266,8 @@ def pins(answer: Pins) -> Iterable[Table | Text]:
     )
     if (more := answer["total"] - len(answer["pins"])) > 0:
         yield Text(f"and {count(more)} more: --limit N shows them")
-    if answer["elsewhere"]:
-        yield Text(f"in a store of their own: {', '.join(answer['elsewhere'])}")
+    for store in answer.get("unread", ()):
+        yield Text(f"{store['backend']}: not all that its store has: {printable(store['because'])}")
 
 
 def resolvers(rows: Iterable[Resolved]) -> Iterable[Table]:

@@ -64,6 +64,9 @@ class ChannelPins(SharedStore):
             {"do": "pin", "backend": self._backend, "key": key.hex(), "server": name}
         )
 
+    def refresh(self, key: bytes, name: str) -> None:
+        self.announce(key, name)
+
     async def close(self) -> None:
         """Nothing to close: the channel is the worker's."""
 

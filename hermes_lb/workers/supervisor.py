@@ -22,7 +22,6 @@ from hermes_lb.control.operator import (
     NotPossible,
     carried_over,
     find_server,
-    refuse_stored_pins,
     store_url,
 )
 from hermes_lb.control.runtime_states import RuntimeStates
@@ -338,12 +337,10 @@ class Supervisor:
         answers = await self._fleet.ask_all(question)
         return [answer["result"] for answer in answers if "result" in answer]
 
-    def pins(self) -> tuple[list[KeptPin], list[str]]:
-        elsewhere = [name for name, one in self.config.backends.items() if one.pins.has_store]
-        return self._shared.pins(), elsewhere
+    def pins(self) -> list[KeptPin]:
+        return self._shared.pins()
 
     async def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
-        refuse_stored_pins(self.config, backend)
         cleared = self._shared.clear_pins(backend, server, pin)
         await self.everywhere("clear_pins", backend=backend, server=server, pin=pin)
         return cleared

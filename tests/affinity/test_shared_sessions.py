@@ -187,6 +187,9 @@ class TellsLater(SharedStore):
         self.told.append((name, told))
         return told
 
+    def refresh(self, key: bytes, name: str) -> asyncio.Future[bool]:
+        return self.announce(key, name)
+
     async def close(self) -> None: ...
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hermes_lb.affinity.stores.base import SharedStore
+from hermes_lb.affinity.stores.base import CLEARED, SharedStore
 from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.affinity.table import SessionTable
 from hermes_lb.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 KEY = b"session"
 
@@ -44,14 +44,28 @@ class Others(SharedStore):
         self.told.append(name)
         if self.hears:
             self._known = name, self._clock() + self._expire
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        done.set_result(self.hears)
-        return done
+        return _done(self.hears)
+
+    def refresh(self, key: bytes, name: str) -> asyncio.Future[bool]:
+        if self._known is not None and self._known[0] == CLEARED:
+            return _done(False)
+        self.announce(key, name)
+        return _done(True)
 
     async def close(self) -> None: ...
 
     def lose(self) -> None:
         self._known = None
+
+    def clear(self) -> None:
+        """As an operator does at another balancer."""
+        self._known = CLEARED, self._clock() + self._expire
+
+
+def _done(result: bool) -> asyncio.Future[bool]:
+    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    done.set_result(result)
+    return done
 
 
 class Shown:
@@ -151,6 +165,74 @@ async def test_what_did_not_reach_them_is_newer_than_what_they_know(
     shown.others.announce(KEY, "three")
     shown.now += 20.0
     assert await shown.asked() == "three"
+
+
+async def test_what_an_operator_has_cleared_is_known_no_more(shown: Shown) -> None:
+    await shown.learnt("one")
+    shown.others.clear()
+    seen = []
+    for _ in range(12):
+        shown.now += 1.0
+        seen.append(await shown.asked())
+    assert seen == ["one"] * 9 + [None] * 3
+    assert shown.others.told == ["one"]
+    shown.others.reachable = False
+    assert await shown.asked() is None
+    shown.others.reachable = True
+    assert await shown.learnt("two")
+    shown.now += 20.0
+    assert await shown.asked() == "two"
+
+
+@pytest.mark.parametrize("again", [Shown.asked, lambda shown: shown.learnt("two")])
+async def test_what_the_store_has_not_heard_of_is_newer_than_that_it_was_cleared(
+    shown: Shown, again: Callable[[Shown], Awaitable[object]]
+) -> None:
+    await shown.learnt("one")
+    shown.others.hears = False
+    await shown.learnt("two")
+    shown.others.hears = True
+    shown.others.clear()
+    shown.now += 20.0
+    await again(shown)
+    assert await shown.others.look_up(KEY) == "two"
+
+
+async def test_responses_of_a_busy_session_do_not_bring_back_what_was_cleared(
+    shown: Shown,
+) -> None:
+    """Each request begins when its pin is fresh, and its response names the session much later."""
+    await shown.learnt("one")
+    shown.others.clear()
+    assert await shown.asked() == "one"
+    shown.now += 20.0
+    assert not await shown.learnt("one")
+    assert await shown.asked() is None
+
+
+async def test_a_pin_that_is_cleared_while_it_is_looked_up_stays_so(shown: Shown) -> None:
+    """A request finds that the store has lost the pin, and it is cleared before it can tell it."""
+    await shown.learnt("one")
+    shown.others.lose()
+    shown.now += 20.0
+    shown.others.before_answer = shown.others.clear
+    assert await shown.asked() == "one"
+    await asyncio.sleep(0)
+    shown.others.before_answer = lambda: None
+    assert await shown.asked() is None
+
+
+async def test_a_response_that_assigns_it_while_it_is_cleared_knows_better(shown: Shown) -> None:
+    await shown.learnt("one")
+    shown.now += 20.0
+
+    def cleared_and_learnt() -> None:
+        shown.others.clear()
+        shown.table.store([KEY], "two", shown.now)
+
+    shown.others.before_answer = cleared_and_learnt
+    assert await shown.asked() == "two"
+    assert await shown.others.look_up(KEY) == "two"
 
 
 async def test_while_nobody_answers_it_goes_by_what_it_knows(shown: Shown) -> None:

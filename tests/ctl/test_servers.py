@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hermes_lb.affinity.stores.registry import TableOptions
 from hermes_lb.control.operator import KeptPin
 from tests.ctl.test_commands import client, ctl, lines
 from tests.support.operator import FakeOperator, admin_listener, agents, session
@@ -132,6 +133,26 @@ async def test_pins_are_listed_and_cleared(client: Client) -> None:
     assert lines(await ctl(*words, url=client.url)) == ["1 pins cleared"]
     assert lines(await ctl("pins", "clear", "--all", url=client.url)) == ["1 pins cleared"]
     assert client.operator.kept_pins == []
+
+
+async def test_pins_of_a_store_that_is_away_are_an_error_and_the_others_are_cleared(
+    client: Client,
+) -> None:
+    operator = client.operator
+    [backend] = operator.config.backends.values()
+    away = backend.model_copy(update={"pins": TableOptions(redis="unix:///nonexistent")})
+    backends = {"agents": away, "web": backend}
+    operator.config = operator.config.model_copy(update={"backends": backends})
+    operator.kept_pins = [KeptPin("01", "agents", "agent1"), KeptPin("02", "web", "agent1")]
+    shown = lines(await ctl("pins", "list", url=client.url))
+    assert shown[-1].startswith("agents: not all that its store has: ")
+    result = await ctl("pins", "clear", "--all", url=client.url)
+    message, problem = result.stderr.splitlines()
+    assert (result.exit_code, message) == (
+        1, "hermes-lb: not all pins are cleared, but 1; what is left stays in use",
+    )  # fmt: skip
+    assert problem.startswith("  agents: 0 of those in its store, then: ")
+    assert operator.kept_pins == [KeptPin("01", "agents", "agent1")]
 
 
 async def test_what_has_happened_is_harmless_and_has_its_cause(client: Client) -> None:

@@ -126,8 +126,8 @@ class FakeOperator:
         self.running = [one for one in self.running if one["id"] != session]
         return [before - len(self.running)]
 
-    def pins(self) -> tuple[list[KeptPin], list[str]]:
-        return self.kept_pins, []
+    def pins(self) -> list[KeptPin]:
+        return self.kept_pins
 
     async def clear_pins(self, backend: str | None, server: str | None, pin: str | None) -> int:
         before = len(self.kept_pins)

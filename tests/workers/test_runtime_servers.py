@@ -114,6 +114,22 @@ async def test_one_stream_is_cut_wherever_it_runs_and_pins_are_forgotten(site: S
                 await response.content.read()
 
 
+@pytest.mark.slow
+async def test_pins_in_a_store_are_cleared_there_and_in_all_processes(site: Site) -> None:
+    redis_server = pytest.importorskip("agent_worker.redis_server")
+    learns = '[[backends.agents.stick]]\non = "header:Mcp-Session-Id"\nlearn = true\n'
+    with redis_server.RedisServer.start() as server:
+        backend = f'{learns}[backends.agents.pins]\nredis = "{server.url}"\n'
+        async with (
+            site.serving(backend=backend) as (_, api),
+            site.serving(backend=backend) as other,
+        ):
+            await site.get(f"{other[0].url}/session")
+            assert await pins(site, api) == 1
+            assert await ask(site, "DELETE", f"{api}/pins?backend=agents") == {"cleared": 1}
+            assert await pins(site, other[1]) == 0
+
+
 async def pins(site: Site, api: str) -> int:
     return int((await ask(site, "GET", f"{api}/pins"))["total"])
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
+
+#: In the place of a server's name: an operator has cleared the pin. No server has it.
+CLEARED: Final = ""
 
 
 class SharedStore:
@@ -24,13 +27,22 @@ class SharedStore:
         raise NotImplementedError
 
     async def look_up(self, key: bytes) -> str | None:
-        """The server's name; None: unknown, or no answer in time. It counts as a use of the key."""
+        """The server's name, or CLEARED; None: unknown, or no answer in time. It counts as a use
+        of the key."""
         raise NotImplementedError
 
     def announce(self, key: bytes, name: str) -> asyncio.Future[bool] | None:
         """Assign the session to this server.
 
         Returns a future of whether other look-ups find that; None: they do already.
+        """
+        raise NotImplementedError
+
+    def refresh(self, key: bytes, name: str) -> asyncio.Future[bool] | None:
+        """Count a use of a session that this server had already, and bring it back if it is lost.
+
+        Returns a future that is False if an operator has cleared it; it stays so then. None: the
+        store needs none.
         """
         raise NotImplementedError
 

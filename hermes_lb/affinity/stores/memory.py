@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def pin_id(key: bytes) -> str:
-    """What operators see of a key, which may be as good as a password."""
-    return blake2b(key, digest_size=8).hexdigest()
+    """What operators and stores see of a key, which may be as good as a password: 32 digits."""
+    return blake2b(key, digest_size=16).hexdigest()
 
 
 class _Entry(NamedTuple):
@@ -57,11 +57,16 @@ class MemoryStore:
         doomed = [
             key
             for key, entry in self._entries.items()
-            if name in (None, entry.name) and pin in (None, pin_id(key))
+            if name in (None, entry.name) and (pin is None or pin == pin_id(key))
         ]
         for key in doomed:
             del self._entries[key]
         return len(doomed)
+
+    def forget(self, key: bytes, as_of: float) -> None:
+        """Forget an entry, unless it was stored later than that."""
+        if key in self._entries and self.as_of(key) <= as_of:
+            del self._entries[key]
 
     def find(self, key: bytes, now: float) -> str | None:
         """The name, if the key is known; it counts as a use."""

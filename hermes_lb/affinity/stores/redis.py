@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from hermes_lb.affinity.stores.base import SharedStore
+from hermes_lb.affinity.stores.memory import pin_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,18 @@ logger = logging.getLogger("hermes_lb.affinity")
 
 # Seconds. A store that does not answer in this time counts as lost, and is not asked for a while.
 _PATIENCE, _LEFT_ALONE = 0.25, 1.0
+
+# Of a pin that is known: what an operator has cleared is not written over -> 0.
+_REFRESH: Final = """
+if redis.call('GET', KEYS[1]) == '' then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+
+def redis_key(backend: str, pin: str) -> str:
+    """Of a pin in Redis, by its id; its value is the name of its server, or CLEARED."""
+    return f"hermes-lb:pin:{backend}:{pin}"
 
 
 class RedisStore(SharedStore):
@@ -51,7 +63,7 @@ class RedisStore(SharedStore):
 
     async def look_up(self, key: bytes) -> str | None:
         name: str | None = await self._ask("GETEX", self._key(key), "PX", self._expire_ms)
-        return name
+        return name  # CLEARED is the empty string there, too
 
     def announce(self, key: bytes, name: str) -> asyncio.Task[bool]:
         return self._tasks.spawn(self._set(key, name), name="store a session's server")
@@ -60,12 +72,18 @@ class RedisStore(SharedStore):
         reply = await self._ask("SET", self._key(key), name, "PX", self._expire_ms)
         return reply is not None
 
+    def refresh(self, key: bytes, name: str) -> asyncio.Task[bool]:
+        return self._tasks.spawn(self._keep(key, name), name="keep a session's server")
+
+    async def _keep(self, key: bytes, name: str) -> bool:
+        reply = await self._ask("EVAL", _REFRESH, 1, self._key(key), name, self._expire_ms)
+        return reply is None or bool(reply)
+
     async def close(self) -> None:
         await self._redis.aclose()
 
     def _key(self, key: bytes) -> str:
-        # Digested: a key comes from a client, and may be as good as a password.
-        return f"hermes-lb:pin:{self._name}:{blake2b(key, digest_size=16).hexdigest()}"
+        return redis_key(self._name, pin_id(key))
 
     async def _ask(self, *command: str | int) -> Any:
         """The reply, or None without one in time."""

@@ -1,6 +1,6 @@
 """All shared stores, each with the key of `[backends.NAME.pins]` that selects it.
 
-A new one is a file, and a key and a branch here.
+A new one is a file for the data path, one for operators, and a key and two branches here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hermes_lb.affinity.stores.base import SharedStore
+    from hermes_lb.affinity.stores.stored_pins import StoredPins
     from hermes_lb.tasks import Tasks
 
 _REDIS_URL = pattern(r"^(rediss?|unix)://\S+$", "a URL such as redis://127.0.0.1:6379/0")
@@ -45,4 +46,13 @@ def open_store(
         from hermes_lb.affinity.stores.redis import RedisStore
 
         return RedisStore(backend, options.redis, options.expire, clock, tasks)
+    return None
+
+
+def open_pins(backend: str, options: TableOptions) -> StoredPins | None:
+    """The pins in the store that the options select, for an operator; None: there is no store."""
+    if options.redis is not None:
+        from hermes_lb.affinity.stores.redis_pins import RedisPins
+
+        return RedisPins(backend, options.redis, options.expire)
     return None
