@@ -27,7 +27,6 @@ from hermes_lb.control.operator import (
 )
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery.discoveries import Discoveries
-from hermes_lb.discovery.dns import Resolver
 from hermes_lb.health.checker import HealthChecker
 from hermes_lb.observe import certificates
 from hermes_lb.observe.observed import Observed
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Pool, Server
     from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config, Log
-    from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.shapes import Resolved, Session, Setting
     from hermes_lb.discovery.watch import Delta
     from hermes_lb.observe.recent import Recent
@@ -82,14 +80,10 @@ class LoadBalancer:
             plane.pools, plane.counters, [plane.process], refresh=plane.look,
             certificates=lambda: plane.certificates() + admin_certificates,
         )  # fmt: skip
-        self._resolver = Resolver(
-            self.config.backends,
-            self._addresses_changed,
-            rng=random.Random(),
-            failed=self.observed.upkeep.dns_failed,
-        )
-
-        self._discoveries = Discoveries(self.config.backends, self._discovered, rng=random.Random())
+        self._discoveries = Discoveries(
+            self.config.backends, self._discovered, rng=random.Random(),
+            over=lambda backend, servers: self._runtime.over(backend, servers),
+        )  # fmt: skip
         self.observed.upkeep.discoveries = self._discoveries.views
 
     def __repr__(self) -> str:
@@ -140,9 +134,8 @@ class LoadBalancer:
         plane = self._plane
         starting.push_async_callback(self._store.stop)
         await self._start_store(self.config)
-        starting.push_async_callback(self._resolver.stop)
         starting.push_async_callback(self._discoveries.stop)
-        await asyncio.gather(self._resolver.start(), self._discoveries.start())
+        await self._discoveries.start()
         plane.config = self._resolved(self.config)
         starting.push_async_callback(plane.stop)
         await plane.open()
@@ -181,19 +174,15 @@ class LoadBalancer:
             await self._store.start(Path(given) if given else None)
 
     def _resolved(self, config: Config) -> Config:
-        """With the servers of discovery and of operators, and the embedded store."""
+        """With the servers of operators, and the embedded store."""
         if config.needs_embedded_store:
             config = config.with_store(self._store.url)
-        backends = self._runtime.applied(self._resolver.backends)
+        backends = self._runtime.applied(config.backends)
         return config.model_copy(update={"backends": backends})
-
-    def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
-        self._tasks.spawn(self._set_addresses(), name="new addresses")
 
     def _set_discovered(self) -> None:
         """All that the discoveries know."""
-        watches = self._discoveries.watches
-        self._plane.set_discovered({name: watch.servers for name, watch in watches.items()})
+        self._plane.set_discovered({name: self._discoveries.servers(name) for name in self.pools})
 
     def _discovered(self, backend: str, delta: Delta) -> None:
         """A discovery has found other servers."""
@@ -207,17 +196,16 @@ class LoadBalancer:
             self._checks.discover(backend, found.changed, found.removed)
         self.pools[backend].look_at_queue()
 
-    async def _set_addresses(self) -> None:
-        async with self._reloading:
-            await self._set_servers()
-
     async def _set_servers(self) -> None:
-        """Those of discovery and of operators, where they are others than now."""
+        """Those of operators, where they are others than now."""
         carry = carried_over(self.pools)
-        for name, backend in self._runtime.applied(self._resolver.backends).items():
+        for name, backend in self._runtime.applied(self.config.backends).items():
             if name in self.pools and self._plane.config.backends[name].servers != backend.servers:
                 self._plane.set_servers(name, backend.servers, carry)
+        self._set_discovered()
         await self._servers_changed()
+        for pool in self.pools.values():
+            pool.look_at_queue()
 
     async def _servers_changed(self) -> None:
         """Check new servers, and keep run-time states."""
@@ -292,7 +280,7 @@ class LoadBalancer:
         """Add, remove or change servers until it ends. Raises ConfigError or ValueError."""
         async with self._reloading:
             runtime = change(self._runtime)
-            checked(self.config, runtime, self._resolver.backends)
+            checked(self.config, runtime, self.config.backends)
             self._runtime = runtime
             await self._set_servers()
 
@@ -315,14 +303,12 @@ class LoadBalancer:
 
     def resolvers(self) -> list[Resolved]:
         """Servers whose names are looked up."""
-        rows: list[Any] = self._resolver.listed(self.observed.upkeep.dns_failures)
+        rows: list[Any] = self._discoveries.resolvers()
         return rows
 
     def settings(self) -> list[Setting]:
         """The running configuration."""
-        rows: list[Any] = settings(
-            self.config, self._runtime, self._runtime.applied(self._resolver.backends)
-        )
+        rows: list[Any] = settings(self.config, self._runtime, self._discoveries.servers)
         return rows
 
     async def settle(self) -> bool:
@@ -368,10 +354,9 @@ class LoadBalancer:
                 refuse_fixed(self.config, new, str(self._file) if self._file else None)
                 changes = describe_changes(self.config, new) + waiting
                 await self._start_store(new)
-                await self._resolver.reconfigure(new.backends)
                 await self._discoveries.reconfigure(new.backends)
                 runtime = runtime.after_reload(self.config.backends, new.backends)
-                checked(new, runtime, self._resolver.backends)
+                checked(new, runtime, new.backends)
                 self._runtime = runtime
                 await self._plane.reconfigure(
                     self._resolved(new), before_serving=self._set_discovered
@@ -379,8 +364,8 @@ class LoadBalancer:
             except (ValueError, OSError):
                 upkeep.failed_to_reload()
                 self._runtime = before
-                await self._resolver.reconfigure(self.config.backends)
                 await self._discoveries.reconfigure(self.config.backends)
+                self._set_discovered()
                 raise
             await self._servers_changed()
             self.config = new

@@ -115,8 +115,18 @@ class Server(Section):
 
     @property
     def is_discovered(self) -> bool:
-        """Its name alone identifies it, whatever its address."""
+        """A discovery has found it, and may change it at any time."""
         return False
+
+    @property
+    def identity(self) -> str:
+        """What identifies it beside its name: the address. Empty: the name is enough."""
+        return str(self.address)
+
+    @property
+    def resolved_from(self) -> str | None:
+        """The server of the file with `resolve` of which it is an address."""
+        return None
 
     @property
     def leaves(self) -> bool:
@@ -126,10 +136,11 @@ class Server(Section):
 
 class DiscoveredServer(Server):
     """A server of a discovery; no table of a file. Its name alone identifies it, so that counters
-    and state survive another address."""
+    and state survive another address; unless it is an address of a host name (`resolve`)."""
 
     found_by: str
     is_leaving: bool = False
+    template: str | None = None  # `resolved_from`
 
     @property
     def source(self) -> str:
@@ -138,6 +149,14 @@ class DiscoveredServer(Server):
     @property
     def is_discovered(self) -> bool:
         return True
+
+    @property
+    def identity(self) -> str:
+        return "" if self.template is None else str(self.address)
+
+    @property
+    def resolved_from(self) -> str | None:
+        return self.template
 
     @property
     def leaves(self) -> bool:

@@ -224,6 +224,8 @@ class Pool:
         known = {(s.name, s.config.address): s for s in self._configured}
         servers = []
         for one in configured.servers:
+            if one.resolve is not None:
+                continue  # its addresses are discovered
             server = known.pop((one.name, one.address), None)
             if server is None:
                 server = Server(one)
@@ -233,8 +235,8 @@ class Pool:
         gone = list(known.values())
         self._configured = servers
         # The server of the file has the name; the other comes back when it is found again.
-        for one in configured.servers:
-            displaced = self._discovered.pop(one.name, None)
+        for server in servers:
+            displaced = self._discovered.pop(server.name, None)
             if displaced is not None:
                 gone.append(displaced)
         self._let_go(gone)
@@ -267,6 +269,10 @@ class Pool:
                 if one.name in taken:
                     continue
                 server = self._discovered.get(one.name)
+                if server is not None and server.config.identity != one.identity:
+                    self._let_go([server])
+                    removed.append(server)
+                    server = None
                 if server is None:
                     self._discovered[one.name] = server = Server(one)
                     server.when_changed = self._changed

@@ -12,7 +12,6 @@ explain      pydantic's errors in words for people; `allowed`: what a key accept
              `editor_schema`: that for editors, with a description for each key
 changes      what differs between two configurations
 runtime      servers that operators add, remove and change; `dump`: values and their origins
-resolved     names of servers at the addresses of a host name
 token        the admin listener's token; `admin_tls`: its TLS
 
 Servers, strategies, affinity and probes declare their own options, by `hermes_lb.options`;

@@ -12,9 +12,9 @@ from hermes_lb.options.problems import dotted
 from hermes_lb.options.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from hermes_lb.config.backend import Backend
+    from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.config.models import Config
     from hermes_lb.config.runtime import RuntimeServers
     from hermes_lb.options.problems import KeyPath
@@ -60,35 +60,38 @@ class Origin:
 
 
 def settings(
-    config: Config, runtime: RuntimeServers, resolved: Mapping[str, Backend]
+    config: Config,
+    runtime: RuntimeServers,
+    found: Callable[[str], Mapping[str, DiscoveredServer]],
 ) -> list[dict[str, Any]]:
     """`key`, `value` and `origin` of each. `config` is the file's.
 
-    `resolved` are the backends that run, with the servers that discovery and operators have made.
+    `found` gives the servers of a backend's discovery: those of `resolve` are shown as well, others
+    may be thousands.
     """
     origin = config.origin
     rows = list(_rows(config, (), (), origin))
     of_file = {(name, s.name) for name, one in config.backends.items() for s in one.servers}
-    for name, backend in resolved.items():
+    for name, backend in runtime.applied(config.backends).items():
         running = {server.name for server in backend.servers}
-        for server in backend.servers:
+        resolved = [s for s in found(name).values() if s.resolved_from not in (None, s.name)]
+        for server in (*backend.servers, *resolved):
             place = dotted(("backends", name, "servers", server.name))
             set_keys = runtime.origin_of(name, server.name)
-            if set_keys is None or (name, server.name) not in of_file:
-                said = "runtime" if set_keys is None else "discovery"
+            if set_keys is None:
                 rows = [row for row in rows if not row["key"].startswith(f"{place}.")]
-                rows += _plain(server, place, said)
-            elif set_keys:
+                rows += _plain(server, place, "runtime")
+            elif server.is_discovered:
+                rows += _plain(server, place, "discovery")
+            if set_keys:
                 values = {row["key"]: row for row in _plain(server, place, "runtime")}
                 changed = {f"{place}.{key}" for key in set_keys}
                 rows = [values[r["key"]] if r["key"] in changed else r for r in rows]
         for owner, gone in of_file:
             if owner == name and gone not in running:
                 place = dotted(("backends", name, "servers", gone))
-                looked_up = any(r["key"] == f"{place}.resolve" and r["value"] for r in rows)
-                if not looked_up:
-                    rows = [row for row in rows if not row["key"].startswith(f"{place}.")]
-                    rows.append({"key": place, "value": "removed", "origin": "runtime"})
+                rows = [row for row in rows if not row["key"].startswith(f"{place}.")]
+                rows.append({"key": place, "value": "removed", "origin": "runtime"})
     return rows
 
 

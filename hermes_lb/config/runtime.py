@@ -10,17 +10,20 @@ in the very server or key that an operator has changed is newer, and wins.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hermes_lb.backends.options import Server
 from hermes_lb.config.loader import load_config
+from hermes_lb.discovery.sources.resolve import name_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Self
 
+    from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.config.backend import Backend
     from hermes_lb.config.models import Config
+    from hermes_lb.options.section import Section
 
     Backends = Mapping[str, Backend]
     # Of each changed key: the value, and the one that it replaced. As in the JSON of a `Server`.
@@ -30,6 +33,8 @@ CHANGEABLE = (
     "address", "server_name", "max_connections", "max_fails", "fail_timeout", "slow_start",
 )  # fmt: skip
 """Keys of a server that can be changed at run time. Its weight has a command of its own."""
+
+_AnyServer = TypeVar("_AnyServer", bound=Server)
 
 
 class RuntimeServers:
@@ -62,13 +67,16 @@ class RuntimeServers:
     def with_changed(
         self, backend: str, configured: Server, values: Mapping[str, Any]
     ) -> RuntimeServers:
-        """Other values of keys of `configured`, which has the changes so far."""
+        """Other values of keys of `configured`, which has the changes so far. Raises ValueError for
+        a value that is not allowed for a discovered server."""
         key = backend, configured.name
         before = configured.model_dump(mode="json")
         changed = dict(self._changed.get(key, {}))
         for name, value in values.items():
             _, original = changed.get(name, (None, before[name]))
             changed[name] = value, original
+        if configured.is_discovered:
+            _with(configured, changed)  # the others are `checked`
         return RuntimeServers(self._added, self._removed, {**self._changed, key: changed})
 
     def _without(self, key: tuple[str, str]) -> dict[tuple[str, str], Changed]:
@@ -91,11 +99,22 @@ class RuntimeServers:
             for (owner, _), server in self._added.items()
             if owner == name and server.name not in names
         ]
-        # All that it has may have gone from a name that is looked up: better these than none.
+        # A file may leave only those that were removed: better these than none.
         is_empty = not present and backend.discovery is None
         for server in backend.servers if is_empty else present:
             changed = self._changed.get((name, server.name))
             yield server if changed is None else _with(server, changed)
+
+    def over(
+        self, backend: str, found: Mapping[str, DiscoveredServer]
+    ) -> Mapping[str, DiscoveredServer]:
+        """Servers of discoveries, by name, with these changes."""
+        changed = {
+            name: _with(found[name], values)
+            for (owner, name), values in self._changed.items()
+            if owner == backend and name in found
+        }
+        return {**found, **changed} if changed else found
 
     def after_reload(self, before: Backends, after: Backends) -> RuntimeServers:
         """What still holds when the file has changed; both without these changes."""
@@ -109,9 +128,8 @@ class RuntimeServers:
         for key, values in self._changed.items():
             if key in self._added and not is_newer(key):
                 changed[key] = values
-            elif key in new:
-                configured = new[key].model_dump(mode="json")
-                kept = {k: pair for k, pair in values.items() if configured[k] == pair[1]}
+            elif (configured := _options_of(after, *key)) is not None:
+                kept = {k: pair for k, pair in values.items() if configured.get(k) == pair[1]}
                 if kept:
                     changed[key] = kept
         return RuntimeServers(
@@ -161,9 +179,21 @@ def checked(config: Config, runtime: RuntimeServers, resolved: Backends) -> dict
     return applied
 
 
-def _with(server: Server, changed: Changed) -> Server:
+def _with(server: _AnyServer, changed: Changed) -> _AnyServer:
     values = {name: value for name, (value, _) in changed.items()}
-    return Server.model_validate({**server.model_dump(mode="json"), **values})
+    return type(server).model_validate({**server.model_dump(mode="json"), **values})
+
+
+def _options_of(backends: Backends, backend: str, name: str) -> dict[str, Any] | None:
+    """What the file says of a server, or of those that are discovered. None: nothing."""
+    if backend not in backends:
+        return None
+    servers, discovery = backends[backend].servers, backends[backend].discovery
+    found: list[Section] = [one for one in servers if one.name == name]
+    found += [s for s in servers if s.resolve and name.startswith(name_at(s.name, ""))]
+    if discovery is not None:
+        found.append(discovery.defaults)
+    return found[0].model_dump(mode="json") if found else None
 
 
 def _by_key(backends: Backends) -> dict[tuple[str, str], Server]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_lb.backends.options import Server as ServerOptions
 from hermes_lb.config import ConfigError
-from hermes_lb.config.resolved import source_of
 from hermes_lb.config.runtime import CHANGEABLE
 from hermes_lb.control import shapes, views
 from hermes_lb.control.endpoints import delete, get, post, put
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hermes_lb.admin")
 
 _SERVER = "servers/{backend}/{server}"
+_OF_SOURCE = ("address", "server_name")  # of a discovered server
 _LONGEST_TEXT = 64  # of a wrong value in a message
 
 
@@ -130,7 +130,11 @@ class CommandsApi:
 
         def remove(runtime: RuntimeServers) -> RuntimeServers:
             _, found = self._find(request)
-            _refuse_discovered(found)
+            if found.config.is_discovered:
+                raise NotPossible(
+                    f"{server} is of the discovery ({found.config.source}), which decides on it: "
+                    "set it to maint"
+                )
             if len(self._pool(backend).servers) == 1:
                 raise NotPossible(f"{server} is the last server of {backend}: add another first")
             return runtime.with_removed(backend, server)
@@ -152,7 +156,9 @@ class CommandsApi:
 
         def change(runtime: RuntimeServers) -> RuntimeServers:
             _, found = self._find(request)
-            _refuse_discovered(found)
+            if found.config.is_discovered and (fixed := [k for k in _OF_SOURCE if k in options]):
+                source = found.config.source
+                raise NotPossible(f"the discovery ({source}) decides on {server}'s {fixed[0]}")
             configured: Any = found.config
             return runtime.with_changed(backend, configured, options)
 
@@ -313,13 +319,6 @@ class CommandsApi:
 
     def _described(self, pool: Pool, server: Server) -> shapes.Server:
         return views.describe_server(pool, server, self._operator.now(), self._history)
-
-
-def _refuse_discovered(server: Server) -> None:
-    """Raises NotPossible."""
-    source = source_of(server.config)
-    if source not in ("config", "resolve"):
-        raise NotPossible(f"{server.name} is of the discovery ({source}), which decides on it")
 
 
 def _named(request: web.Request) -> tuple[str, str]:

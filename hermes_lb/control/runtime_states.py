@@ -11,8 +11,8 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from hermes_lb.config.resolved import name_at, resolved_name
 from hermes_lb.control.state_file import SavedState, SavedStates, StateFile
+from hermes_lb.discovery.sources.resolve import name_at
 from hermes_lb.errors import reason
 from hermes_lb.tasks import Tasks
 
@@ -66,7 +66,7 @@ def away(states: SavedStates, pools: Mapping[str, Pool]) -> SavedStates:
             if absent:
                 found[backend] = {name: saved[name] for name in absent[-MOST_AWAY:]}
             continue
-        looked_up = {name for s in pool.servers if (name := resolved_name(s.config)) is not None}
+        looked_up = {name for s in pool.servers if (name := s.config.resolved_from) is not None}
         beginnings = tuple(name_at(name, "") for name in looked_up)
         waiting = [name for name in saved if name not in present and name.startswith(beginnings)]
         if waiting:
@@ -104,9 +104,8 @@ def apply(states: SavedStates, pools: Mapping[str, Pool]) -> None:
 
 
 def _address(server: Server) -> str | None:
-    """Identifies a server beside its name (`Pool.reconfigure`); resolved, for a host name. None:
-    the name is enough."""
-    return None if server.config.is_discovered else str(server.config.address)
+    """Identifies a server beside its name (`Pool.reconfigure`). None: the name is enough."""
+    return server.config.identity or None
 
 
 def _is_of(saved: SavedState, server: Server) -> bool:

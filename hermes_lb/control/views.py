@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hermes_lb.backends.counters import FrontendCounters
 from hermes_lb.backends.histogram import quantiles
-from hermes_lb.config.resolved import source_of
 from hermes_lb.control.history import available, reason
 from hermes_lb.observe.metric_table import resumes_of, version
 from hermes_lb.observe.termination import PHASE, WHO
@@ -166,7 +165,7 @@ def describe_server(
         "backend": pool.name,
         "name": server.name,
         "address": str(server.config.address),
-        "source": source_of(server.config),
+        "source": server.config.source,
         "state": server.state,
         "admin": server.admin,
         "because": reason(server),

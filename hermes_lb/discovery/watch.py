@@ -1,4 +1,4 @@
-"""Follows the source of one backend: retries, damping, and one line of log for each news."""
+"""Follows one source: retries, damping, and one line of log for each news."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
-from hermes_lb.backends.options import DiscoveredServer
 from hermes_lb.discovery.damping import Damper
 from hermes_lb.discovery.sources.base import DiscoveryFailed, Endpoint
-from hermes_lb.discovery.sources.registry import SOURCES
 from hermes_lb.options.units import Address
 from hermes_lb.tasks import jittered
 
@@ -21,9 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from hermes_lb.backends.options import ServerDefaults
+    from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.discovery.sources.base import Answer, Source
     from hermes_lb.discovery.sources.options import DiscoveryOptions
+    from hermes_lb.discovery.sources.resolve import ResolvedName
+
+    Followed = DiscoveryOptions | ResolvedName
 
 logger = logging.getLogger("hermes_lb.discovery")
 
@@ -48,13 +49,13 @@ class Delta(NamedTuple):
 
 
 class Watch:
-    """The servers of one backend, after `start`; `changed` is called with each change of them."""
+    """The servers of one source, while it runs; `changed` is called with each change of them."""
 
     def __init__(
         self,
         backend: str,
-        options: DiscoveryOptions,
-        changed: Callable[[str, Delta], None],
+        options: Followed,
+        changed: Callable[[Watch, Delta], None],
         *,
         rng: Random,
         source: Source | None = None,
@@ -62,15 +63,16 @@ class Watch:
         self.backend = backend
         self.options = options
         self.kind = options.kind
+        self.label = options.label(backend)
         self.servers: dict[str, DiscoveredServer] = {}
         self.has_answered = asyncio.Event()  # or has failed
         self.last_success: float | None = None  # seconds since 1970
         self.failures = 0
-        self._source = source or SOURCES[self.kind](options.of_kind, rng)
+        self._source = source or options.source(rng)
         self._changed = changed
         self._rng = rng
         self._damper = Damper(
-            backend, empty_after=options.empty_after, flap_hold=options.flap_hold,
+            self.label, empty_after=options.empty_after, flap_hold=options.flap_hold,
             max_servers=options.max_servers,
         )  # fmt: skip
         self._failing = ""  # the last failure that was logged
@@ -78,12 +80,31 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._last_flush = float("-inf")
+        self._apply(options.at_first)
 
     def __repr__(self) -> str:
-        return f"<Watch of {self.backend} by {self.kind}, {len(self.servers)} servers>"
+        return f"<Watch of {self.label} by {self.kind}, {len(self.servers)} servers>"
 
-    def start_with(self, endpoints: dict[str, Endpoint]) -> None:
-        """Servers of before, in use until the first answer."""
+    @property
+    def is_failing(self) -> bool:
+        """Its source can't answer."""
+        return bool(self._failing)
+
+    @property
+    def state(self) -> list[Any]:
+        """Fit for JSON, for `restore` after a reload or an upgrade."""
+        about = self.label, self.options.origin, self.failures, self.last_success
+        return [*about, list(self._damper.applied.items())]
+
+    def restore(self, state: list[Any]) -> None:
+        """Servers of before, in use until the first answer; none if it is of another origin."""
+        _, origin, failures, last_success, endpoints = state
+        if origin == self.options.origin:
+            self.failures, self.last_success = failures, last_success
+            self._apply({name: _endpoint_of(one) for name, one in endpoints})
+            self._source.start_with(self.endpoints)
+
+    def _apply(self, endpoints: dict[str, Endpoint]) -> None:
         self._damper.start_with(endpoints)
         self.servers = {name: one for name, one in self._made(endpoints).items() if one is not None}
 
@@ -107,7 +128,7 @@ class Watch:
                     self._failed(str(error))
                     wait = pause if error.retry_after is None else error.retry_after
                 except Exception:  # a bug must not end the discovery
-                    logger.exception("%s: the discovery by %s went wrong", self.backend, self.kind)
+                    logger.exception("%s: the discovery by %s went wrong", self.label, self.kind)
                     self.failures += 1
                     wait = pause
                 self.has_answered.set()
@@ -124,7 +145,7 @@ class Watch:
             self._failing = text
             kept = len(self.servers)
             logger.warning(
-                "%s: discovery by %s: %s; %s", self.backend, self.kind, text,
+                "%s: discovery by %s: %s; %s", self.label, self.kind, text,
                 f"the last {kept} servers stay" if kept else "no server is known yet",
             )  # fmt: skip
 
@@ -132,11 +153,11 @@ class Watch:
         self.last_success = time.time()
         if self._failing:
             self._failing = ""
-            logger.info("%s: discovery by %s works again", self.backend, self.kind)
+            logger.info("%s: discovery by %s works again", self.label, self.kind)
         if answer.problem != self._problem:
             self._problem = answer.problem
             if answer.problem:
-                logger.warning("%s: discovery by %s: %s", self.backend, self.kind, answer.problem)
+                logger.warning("%s: discovery by %s: %s", self.label, self.kind, answer.problem)
         now = asyncio.get_running_loop().time()
         self._damper.answered(answer, now)
         settles = max(_SETTLES, len(self.servers) * _SETTLES_PER_SERVER)
@@ -175,44 +196,26 @@ class Watch:
             self.has_answered.set()
         if changed or gone:
             logger.info(
-                "%s: discovery by %s: %d servers%s%s", self.backend, self.kind, len(self.servers),
+                "%s: discovery by %s: %d servers%s%s", self.label, self.kind, len(self.servers),
                 _listed(" here or changed", [server.name for server in changed]),
                 _listed(" gone", gone),
             )  # fmt: skip
-            self._changed(self.backend, Delta(changed, gone))
+            self._changed(self, Delta(changed, gone))
 
     def _made(self, endpoints: dict[str, Endpoint]) -> dict[str, DiscoveredServer | None]:
         """None: the balancer cannot use its name or its address."""
         made: dict[str, DiscoveredServer | None] = {}
         for name, endpoint in endpoints.items():
             try:
-                made[name] = server_of(name, endpoint, self.kind, self.options.defaults)
+                made[name] = self.options.server(name, endpoint)
             except ValidationError as error:
                 what = error.errors(include_url=False)[0]["msg"]
-                logger.warning("%s: %s is left out: %s", self.backend, ascii(name)[:80], what)
+                logger.warning("%s: %s is left out: %s", self.label, ascii(name)[:80], what)
                 made[name] = None
         return made
 
 
-def server_of(
-    name: str, endpoint: Endpoint, kind: str, defaults: ServerDefaults
-) -> DiscoveredServer:
-    """Raises ValidationError."""
-    return DiscoveredServer.model_validate(
-        {
-            **defaults.model_dump(),
-            "name": name,
-            "address": endpoint.address,
-            "weight": defaults.weight if endpoint.weight is None else endpoint.weight,
-            "backup": endpoint.is_backup,
-            "server_name": endpoint.server_name,
-            "found_by": kind,
-            "is_leaving": endpoint.leaves,
-        }
-    )
-
-
-def endpoint_of(state: list[Any]) -> Endpoint:
+def _endpoint_of(state: list[Any]) -> Endpoint:
     """Of `list(endpoint)`, from JSON."""
     (host, port), *others = state
     return Endpoint(Address(host, port), *others)

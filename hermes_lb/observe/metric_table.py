@@ -155,10 +155,11 @@ def _of_servers(seen: Observed) -> Iterator[MetricRow]:
         "Requests that it may have in flight, 0 without a limit",
         _servers(seen, lambda s: s.max_connections),
     )
+    failures = seen.upkeep.dns_failures
     yield MetricRow(
         "counter", "hermes_lb_dns_failures_total", _BACKEND,
         "Look-ups of servers' host names that failed",
-        (((name,), seen.upkeep.dns_failures.get(name, 0)) for name in list(seen.pools)),
+        (((name,), failures.get(name, 0)) for name in list(seen.pools)),
     )
     found, labels = seen.upkeep.discoveries(), (*_BACKEND, "source")
     yield MetricRow(

@@ -77,6 +77,14 @@ class DiscoveryView(NamedTuple):
     failures: int
     last_success: float
 
+    def beside(self, other: DiscoveryView) -> DiscoveryView:
+        """Of both, which are of one kind: the sums, and the older success."""
+        return self._replace(
+            servers=self.servers + other.servers,
+            failures=self.failures + other.failures,
+            last_success=min(self.last_success, other.last_success),
+        )
+
 
 def _no_discoveries() -> Sequence[DiscoveryView]:
     return ()
@@ -92,7 +100,6 @@ class Upkeep:
     failed_reloads: int = 0  # after one of these the old configuration stays in use
     has_failed_to_reload: bool = False  # the last time
     process_restarts: int = 0  # worker processes that ended unexpectedly, and were replaced
-    dns_failures: dict[str, int] = field(default_factory=dict)  # by backend: look-ups of servers
     discoveries: Callable[[], Sequence[DiscoveryView]] = _no_discoveries
 
     def reloaded(self) -> None:
@@ -106,9 +113,10 @@ class Upkeep:
         self.failed_reloads += 1
         self.has_failed_to_reload = True
 
-    def dns_failed(self, backend: str) -> None:
-        """A server's name could not be resolved again."""
-        self.dns_failures[backend] = self.dns_failures.get(backend, 0) + 1
+    @property
+    def dns_failures(self) -> dict[str, int]:
+        """By backend: look-ups of its servers' names (`resolve`)."""
+        return {one.backend: one.failures for one in self.discoveries() if one.kind == "resolve"}
 
 
 def _is_current() -> None:

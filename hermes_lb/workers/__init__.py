@@ -21,5 +21,6 @@ spread          even numbers of connections in all workers; `inbox`: connections
 
 upgrade         checks and executes the new code; `generation`: has this process been upgraded?
 handover        state that survives it, in memory and descriptors; `decisions`: in JSON
+found           the servers of discoveries in it, and in messages
 admin_listener  admin listener whose sockets survive an upgrade
 """

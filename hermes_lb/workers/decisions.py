@@ -9,52 +9,52 @@ from typing import TYPE_CHECKING, Any
 from hermes_lb.config import Config
 from hermes_lb.config.runtime import RuntimeServers, checked
 from hermes_lb.errors import reason
+from hermes_lb.workers.found import found_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hermes_lb.backends import Server
+    from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.control.history import History
     from hermes_lb.discovery.discoveries import Discoveries
-    from hermes_lb.discovery.dns import Resolver
     from hermes_lb.observe.observed import Upkeep
     from hermes_lb.workers.kept_files import KeptFiles
     from hermes_lb.workers.shared_state import SharedState
 
+    Found = Callable[[str], Mapping[str, DiscoveredServer]]
+
 logger = logging.getLogger("hermes_lb")
 
 # Fields of `Upkeep` that an upgrade keeps.
-_KEPT = ("started_at", "reloads", "failed_reloads", "process_restarts", "dns_failures")
+_KEPT = ("started_at", "reloads", "failed_reloads", "process_restarts")
 
 
 class Decisions:
-    """Server states, pins, valid files, addresses, numbers: `state` feeds `restore`."""
+    """Server states, pins, valid files, discoveries, numbers: `state` feeds `restore`."""
 
     def __init__(
         self,
         shared: SharedState,
         kept_files: KeptFiles,
-        resolver: Resolver,
         discoveries: Discoveries,
         upkeep: Upkeep,
         history: History | None,
     ) -> None:
         self._shared = shared
         self._kept_files = kept_files
-        self._resolver = resolver
         self._discoveries = discoveries
         self._upkeep = upkeep
         self._history = history
 
     def state(self, config: Config) -> dict[str, Any]:
-        """As JSON. `config` is the file's; that of the pools also has a server for each resolved
-        address."""
+        """As JSON. `config` is the file's; that of the pools has operators' changes, too."""
         return {
             "config": config.model_dump(mode="json"),
             "applied": self._shared.config.model_dump(mode="json"),
             **self._shared.state(),
             "tls_files": self._kept_files.state,
-            "addresses": self._resolver.state,
+            "found": self._shared.discovered(),
             "discovered": self._discoveries.state,
             "history": self._history.state() if self._history is not None else None,
             **{key: getattr(self._upkeep, key) for key in _KEPT},
@@ -75,21 +75,24 @@ class Decisions:
         return self._shared.restore(inherited)
 
 
-def applied(inherited: Mapping[str, Any] | None) -> Config | None:
-    """The previous generation's configuration of pools. None if there was none, or this code
-    can't reconstruct it.
+def applied(inherited: Mapping[str, Any] | None) -> tuple[Config, Found] | None:
+    """The previous generation's configuration of pools, and what its discoveries had found, by
+    backend. None if there was none, or this code can't reconstruct it.
 
-    Older code hands over the file's only: enough, unless names of servers were resolved.
+    Older code hands over the file's only, or keeps resolved addresses in it: then there is none,
+    unless no name of a server was resolved.
     """
     if inherited is None:
         return None
     with suppress(ValueError):
+        if inherited.get("addresses"):
+            return None
         config = Config.inherited(inherited.get("applied", inherited["config"]))
         has = {(name, s.name) for name, one in config.backends.items() for s in one.servers}
-        for backend, _, _, _, endpoints in inherited.get("discovered", ()):
-            has |= {(backend, name) for name, _ in endpoints}
+        found = found_in(inherited.get("found", {}))
+        has |= {(backend, name) for backend, servers in found.items() for name in servers}
         if all((backend, server) in has for backend, server, _ in inherited["servers"]):
-            return config
+            return config, lambda backend: found.get(backend, {})
     return None
 
 

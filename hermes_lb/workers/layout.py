@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 def server_row(backend: str, server: Server) -> str:
     """The key of a server's row. The same name at another address is another server, unless a
     discovery says that it has moved."""
-    address = "" if server.config.is_discovered else server.config.address
-    return f"{backend}/{server.name} {address}"
+    return f"{backend}/{server.name} {server.config.identity}"
 
 
 def frontend_row(name: str) -> str:

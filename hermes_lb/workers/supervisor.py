@@ -26,7 +26,6 @@ from hermes_lb.control.operator import (
 )
 from hermes_lb.control.runtime_states import RuntimeStates
 from hermes_lb.discovery.discoveries import Discoveries
-from hermes_lb.discovery.dns import Resolver
 from hermes_lb.errors import reason
 from hermes_lb.listen import check_files
 from hermes_lb.observe import certificates
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from hermes_lb.backends import Server
     from hermes_lb.backends.server import Admin
     from hermes_lb.config import Config
-    from hermes_lb.config import Server as ServerConfig
     from hermes_lb.control.operator import KeptPin
     from hermes_lb.control.shapes import Resolved, Session, Setting
     from hermes_lb.discovery.watch import Delta
@@ -111,11 +109,11 @@ class Supervisor:
             shared.pools, shared.frontends, gathered.processes, upkeep, shared.refresh,
             self._loop_lag, lambda: shared.certificates() + certificates.of_admin(config.admin),
         )  # fmt: skip
-        self._resolver = Resolver(
-            config.backends, self._addresses_changed, rng=random.Random(), failed=upkeep.dns_failed
-        )
         self._runtime = inherited_servers(handover.inherited, config)
-        self._discoveries = Discoveries(config.backends, self._discovered, rng=random.Random())
+        self._discoveries = Discoveries(
+            config.backends, self._discovered, rng=random.Random(),
+            over=lambda backend, servers: self._runtime.over(backend, servers),
+        )  # fmt: skip
         upkeep.discoveries = self._discoveries.views
         state_file = config.process.state_file
         self._states = RuntimeStates(state_file, shared.pools) if state_file else None
@@ -125,9 +123,7 @@ class Supervisor:
         admin = config.admin
         self._admin = AdminListener(admin, self, handover.admin) if admin.enabled else None
         history = self._admin.history if self._admin is not None else None
-        self._decisions = Decisions(
-            shared, self._kept_files, self._resolver, self._discoveries, upkeep, history
-        )
+        self._decisions = Decisions(shared, self._kept_files, self._discoveries, upkeep, history)
 
     def __repr__(self) -> str:
         return f"<Supervisor of {self._fleet!r}>"
@@ -157,11 +153,9 @@ class Supervisor:
                 logger.warning("systemd has opened %s, where no frontend listens", passed)
             await self._take_files()
             inherited = self._handover.inherited or {}
-            self._resolver.restore(inherited.get("addresses", ()))
             self._discoveries.restore(inherited.get("discovered", ()))
-            starting.push_async_callback(self._resolver.stop)
             starting.push_async_callback(self._discoveries.stop)
-            await asyncio.gather(self._resolver.start(), self._discoveries.start())
+            await self._discoveries.start()
             await self._take_decisions(starting)
             assert self._checks is not None
             starting.push_async_callback(self._checks.stop)
@@ -212,8 +206,8 @@ class Supervisor:
         """Restore the last generation's decisions, then apply changes of the configuration since
         then as a reload does."""
         async with self._reloading:
-            before = applied(self._handover.inherited) or self._resolved
-            self._shared.reconfigure(before, self._discoveries.servers)
+            now = self._changed, self._discoveries.servers
+            self._shared.reconfigure(*(applied(self._handover.inherited) or now))
             if self._states is not None:
                 await self._states.start()
                 starting.push_async_callback(self._states.stop)
@@ -272,9 +266,9 @@ class Supervisor:
         return about, listening.used(config)
 
     @property
-    def _resolved(self) -> Config:
-        """The configuration with the servers of discovery and of operators."""
-        backends = self._runtime.applied(self._resolver.backends)
+    def _changed(self) -> Config:
+        """The configuration with the servers of operators."""
+        backends = self._runtime.applied(self.config.backends)
         return self.config.model_copy(update={"backends": backends})
 
     def reopen_logs(self) -> None:
@@ -327,7 +321,7 @@ class Supervisor:
         async with self._reloading:
             self._refuse_when_ending()
             runtime = change(self._runtime)
-            backends = checked(self.config, runtime, self._resolver.backends)
+            backends = checked(self.config, runtime, self.config.backends)
             self._handover.layout.check(self.config.model_copy(update={"backends": backends}))
             self._runtime = runtime
             await self._apply(carried_over(self._shared.pools))
@@ -346,11 +340,11 @@ class Supervisor:
         return cleared
 
     def resolvers(self) -> list[Resolved]:
-        rows: list[Any] = self._resolver.listed(self.observed.upkeep.dns_failures)
+        rows: list[Any] = self._discoveries.resolvers()
         return rows
 
     def settings(self) -> list[Setting]:
-        rows: list[Any] = settings(self.config, self._runtime, self._resolved.backends)
+        rows: list[Any] = settings(self.config, self._runtime, self._discoveries.servers)
         return rows
 
     async def settle(self) -> bool:
@@ -404,7 +398,6 @@ class Supervisor:
             self.config, self._runtime = new, runtime
             self._reload_refused = ""
             changes += self._kept_files.take(new, files)
-            await self._resolver.reconfigure(new.backends)
             await self._discoveries.reconfigure(new.backends)
             problems = await self._apply()
             listening.close(listening.unused(new))
@@ -418,21 +411,14 @@ class Supervisor:
             raise NotPossible("the balancer is draining")
 
     async def _apply(self, before_workers: Callable[[], None] = lambda: None) -> list[str]:
-        """Apply the configuration and the resolved addresses to pools, checks and workers."""
-        self._shared.reconfigure(self._resolved, self._discoveries.servers)
+        """Apply the configuration and the servers to pools, checks and workers."""
+        self._shared.reconfigure(self._changed, self._discoveries.servers)
         before_workers()
         if self._states is not None:
             self._states.changed()  # first, so that a returning server gets its saved state at once
         if self._checks is not None:
             await self._checks.reconfigure(self._shared.config.backends)
         return await self._fleet.reconfigure(self.config.process.drain_timeout)
-
-    def _addresses_changed(self, backend: str, servers: list[ServerConfig]) -> None:
-        self._tasks.spawn(self._set_addresses(), name="new addresses")
-
-    async def _set_addresses(self) -> None:
-        async with self._reloading:
-            await self._apply()
 
     def _discovered(self, backend: str, delta: Delta) -> None:
         """A discovery has found other servers. This takes effect within this iteration of the loop:

@@ -57,6 +57,7 @@ from hermes_lb.tasks import Tasks
 from hermes_lb.tls.certificates import TlsFiles
 from hermes_lb.tls.ticket_keys import TicketSecret
 from hermes_lb.workers.channel import Channel
+from hermes_lb.workers.found import found_in
 from hermes_lb.workers.inbox import Inbox
 from hermes_lb.workers.pins import ChannelPins
 from hermes_lb.workers.published import EVERY
@@ -185,7 +186,7 @@ class Worker:
         self._plane = plane
         self._sharing = sharing = Sharing(plane, memory, number, descriptors[1 : 1 + wakeups], key)
         plane.context.recent.on_add = self._note_abort
-        plane.set_discovered(_discovered(message))
+        plane.set_discovered(found_in(message.get("discovered", {})))
         self._set_rows(message["rows"])
         sharing.set_alone(message["is_alone"])
         self._restore(message["servers"])
@@ -214,7 +215,7 @@ class Worker:
         configured = Config.model_validate(message["config"])
 
         def before_serving() -> None:
-            self.plane.set_discovered(_discovered(message))
+            self.plane.set_discovered(found_in(message.get("discovered", {})))
             self._set_rows(message["rows"])
             self._restore(message["servers"])
 
@@ -412,14 +413,6 @@ def _sockets(
     for (frontend, bind), fd in zip(listed, descriptors, strict=True):
         groups.setdefault((frontend, bind), []).append(handed_over(fd))
     return groups
-
-
-def _discovered(message: Message) -> dict[str, dict[str, DiscoveredServer]]:
-    """The servers of discoveries, by backend and name."""
-    return {
-        backend: {one["name"]: DiscoveredServer.model_validate(one) for one in servers}
-        for backend, servers in message.get("discovered", {}).items()
-    }
 
 
 def _tls_files(states: dict[str, Any] | None) -> dict[str, TlsFiles] | None:

@@ -66,6 +66,17 @@ def test_another_address_is_the_same_server() -> None:
     assert pool.version > version
 
 
+def test_an_address_of_a_host_name_is_another_server_with_another_port() -> None:
+    pool = Pool("a", backend())
+    pool.discover([found("one", template="pod")], [])
+    one = pool.find("one")
+    assert one is not None
+    one.set_admin("drain")
+    changed, removed = pool.discover([found("one", 81, template="pod")], [])
+    assert (removed, changed) == ([one], pool.servers)
+    assert [server.state for server in (one, *changed)] == ["maint", "up"]
+
+
 def test_one_that_leaves_drains_and_may_stay() -> None:
     pool = Pool("a", backend())
     pool.discover([found("one"), found("two", is_leaving=True)], [])

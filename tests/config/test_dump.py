@@ -51,8 +51,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def dumped(config: Any, runtime: RuntimeServers | None = None) -> dict[str, tuple[Any, str]]:
-    runtime = runtime or RuntimeServers()
-    rows = settings(config, runtime, runtime.applied(config.backends))
+    rows = settings(config, runtime or RuntimeServers(), lambda backend: {})
     assert len({row["key"] for row in rows}) == len(rows)
     return {row["key"]: (row["value"], row["origin"].rpartition("/")[2]) for row in rows}
 

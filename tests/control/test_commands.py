@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hermes_lb.backends.options import DiscoveredServer
 from hermes_lb.control.operator import KeptPin
 from tests.control.test_api import check_answer
 from tests.control.test_with_a_balancer import AGENT1, Site, site
@@ -117,6 +118,25 @@ async def test_the_last_server_of_a_backend_stays() -> None:
         status, answer = await send(client, "DELETE", AGENT1)
         assert (status, "last server" in answer["error"]["message"]) == (409, True)
         assert states(client.operator) == BEFORE[:1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "said"),
+    [
+        ("DELETE", "", None, "of the discovery (file), which decides on it: set it to maint"),
+        ("PUT", "/options", {"options": {"address": "127.0.0.1:7"}}, "decides on pod's address"),
+        ("PUT", "/options", {"options": {"server_name": "a"}}, "decides on pod's server_name"),
+    ],
+)
+async def test_what_a_source_decides_on_is_refused(
+    method: str, path: str, body: Any, said: str
+) -> None:
+    pod = {"name": "pod", "address": "127.0.0.1:9", "found_by": "file"}
+    async with admin_listener() as client:
+        client.operator.pools["agents"].discover([DiscoveredServer.model_validate(pod)], [])
+        status, answer = await send(client, method, f"servers/agents/pod{path}", body)
+        assert (status, said in answer["error"]["message"]) == (409, True), answer
+        assert states(client.operator) == [*BEFORE, ("pod", "127.0.0.1:9", "ready", 1, 0)]
 
 
 async def test_another_address_keeps_what_operators_have_set() -> None:

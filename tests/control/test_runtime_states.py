@@ -16,7 +16,7 @@ from hermes_lb.config import Backend
 from hermes_lb.control.operator import find_server
 from hermes_lb.control.runtime_states import MOST_AWAY, RuntimeStates, apply
 from hermes_lb.control.state_file import SavedState, StateFile
-from hermes_lb.discovery.dns import expand
+from tests.discovery.resolved import expand
 from tests.support.pools import make_pool
 from tests.support.waiting import until
 
@@ -173,10 +173,12 @@ def test_servers_that_exist_no_more_are_named_in_one_line(caplog: pytest.LogCapt
 LOOKED_UP = {"name": "pod", "address": "pods.internal:8000", "resolve": 1.0}
 
 
-def pods(*addresses: str, **more: Any) -> Backend:
-    """The backend as the resolver expands `pod` with these addresses."""
-    (server,) = Backend.model_validate({"servers": [{**LOOKED_UP, **more}]}).servers
-    return Backend.model_construct(servers=expand(server, None, addresses), outlier=None)
+def look_up(pool: Pool, *addresses: str, **more: Any) -> None:
+    """Set the servers of `pod` as its name's discovery does."""
+    backend = Backend.model_validate({"servers": [{**LOOKED_UP, **more}]})
+    found = {server.name: server for server in expand(backend.servers[0], None, addresses)}
+    pool.reconfigure(backend)
+    pool.discover(found.values(), [s.name for s in pool.servers if s.name not in found])
 
 
 def by_name(pools: dict[str, Pool]) -> dict[str, tuple[str, float]]:
@@ -187,7 +189,9 @@ class Resolved:
     """Run-time states of such a backend. `become` acts as a DNS answer."""
 
     def __init__(self, path: Path, *addresses: str) -> None:
-        self.pools = {"agents": Pool("agents", pods(*addresses))}
+        empty = Backend.model_construct(servers=[], outlier=None)
+        self.pools = {"agents": Pool("agents", empty)}
+        look_up(self.pools["agents"], *addresses)
         self.states = RuntimeStates(path, self.pools)
 
     async def __aenter__(self) -> Resolved:
@@ -205,7 +209,7 @@ class Resolved:
 
     async def become(self, *addresses: str, **more: Any) -> None:
         await asyncio.sleep(0)  # as a separate event
-        self.pools["agents"].reconfigure(pods(*addresses, **more))
+        look_up(self.pools["agents"], *addresses, **more)
         self.states.changed()
 
 

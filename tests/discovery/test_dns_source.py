@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hermes_lb.discovery import watch as watch_module
+from hermes_lb.discovery.sources.addresses import GONE_AFTER
 from hermes_lb.discovery.sources.base import DiscoveryFailed, Endpoint
 from hermes_lb.discovery.sources.dns import DnsOptions, DnsSource, endpoints
 from hermes_lb.discovery.sources.names import name_of_address, server_name
@@ -161,6 +162,24 @@ async def test_a_target_that_can_not_be_looked_up_keeps_its_address(dns: NameSer
         "a.test": "10.0.0.1:1"
     }
     assert ttl == 1.0  # soon again
+
+
+async def test_a_source_starts_with_what_was_known_before() -> None:
+    resolver: Any = FakeResolver()
+    by_target = DnsSource(DnsOptions(name=SRV), Random(0), resolver)
+    by_target.start_with({"a.test": Endpoint(Address("10.0.0.7", 1), server_name="a.test")})
+    resolver.fails = True
+    answer, _ = await by_target._of_services(resolver)
+    assert [str(one.address) for one in answer.present.values()] == ["10.0.0.7:1"]
+    resolver.fails = False
+    options = DnsOptions(name="a.test", port=1)
+    by_address = DnsSource(options, Random(0), resolver)
+    by_address.start_with({"a-10.0.0.7-1": Endpoint(Address("10.0.0.7", 1), server_name="a.test")})
+    for _ in range(GONE_AFTER - 1):
+        answer, _ = await by_address._of_addresses(resolver, 1)
+        assert list(answer.present) == ["a-10.0.0.1-1", "a-10.0.0.7-1"]
+    answer, _ = await by_address._of_addresses(resolver, 1)
+    assert list(answer.present) == ["a-10.0.0.1-1"]
 
 
 class FakeResolver:

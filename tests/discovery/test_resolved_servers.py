@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from hermes_lb import LoadBalancer
+from hermes_lb.discovery.sources import resolve
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ async def fleet() -> AsyncIterator[Fleet]:
 
 
 @pytest.fixture
-async def balancer(fleet: Fleet, tmp_path: Path) -> AsyncIterator[LoadBalancer]:
+async def balancer(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LoadBalancer]:
     server = {"name": "agent", "address": f"agents.test:{fleet.port}", "resolve": "10ms"}
     lb = LoadBalancer(
         {
@@ -75,7 +78,7 @@ async def balancer(fleet: Fleet, tmp_path: Path) -> AsyncIterator[LoadBalancer]:
             "backends": {"agents": {"servers": [server]}},
         }
     )
-    lb._resolver._lookup = fleet.look_up
+    monkeypatch.setattr(resolve, "system_lookup", fleet.look_up)
     async with lb:
         yield lb
 
@@ -135,6 +138,60 @@ async def test_what_an_operator_has_set_on_an_address_holds_when_it_comes_back(
     await eventually(lambda: names(balancer) == {"agent-127.0.0.1", "agent-127.0.0.2"})
     assert await who_serves(balancer) == {"127.0.0.1"}
     assert [s.full_weight for s in balancer.pools["agents"].servers] == [7, 1]
+
+
+async def test_a_limit_that_an_operator_has_set_holds_until_the_file_is_newer(
+    balancer: LoadBalancer, fleet: Fleet
+) -> None:
+    pool, place = balancer.pools["agents"], 'backends.agents.servers."agent-127.0.0.1"'
+
+    async def set_limit(value: int) -> None:
+        server = pool.find("agent-127.0.0.1")
+        assert server is not None
+        changed = {"max_connections": value}
+        await balancer.change_servers(lambda r: r.with_changed("agents", server.config, changed))
+
+    def limits() -> dict[str, int]:
+        return {server.name: server.max_connections for server in pool.servers}
+
+    def origins() -> set[str]:
+        rows = [row for row in balancer.settings() if row["key"].startswith(f"{place}.max_c")]
+        return {row["origin"] for row in rows}
+
+    assert origins() == {"discovery"}
+    await set_limit(3)
+    assert limits() == {"agent-127.0.0.1": 3, "agent-127.0.0.2": 0}
+    assert origins() == {"runtime"}
+    with pytest.raises(ValueError, match="max_connections"):
+        await set_limit(-1)
+    fleet.known = ["127.0.0.2"]
+    await eventually(lambda: len(names(balancer)) == 1)
+    assert origins() == set()
+    fleet.known = ["127.0.0.1", "127.0.0.2"]
+    await eventually(lambda: len(names(balancer)) == 2)
+    assert limits() == {"agent-127.0.0.1": 3, "agent-127.0.0.2": 0}
+    written = balancer.config.model_dump(mode="json")
+    await balancer.reconfigure(written)
+    assert limits() == {"agent-127.0.0.1": 3, "agent-127.0.0.2": 0}
+    written["backends"]["agents"]["servers"][0]["max_connections"] = 9
+    await balancer.reconfigure(written)
+    assert limits() == {"agent-127.0.0.1": 9, "agent-127.0.0.2": 9}
+    assert origins() == {"discovery"}
+
+
+async def test_a_reload_that_is_refused_leaves_the_servers_of_before(
+    balancer: LoadBalancer, fleet: Fleet
+) -> None:
+    written = balancer.config.model_dump(mode="json")
+    [server] = written["backends"]["agents"]["servers"]
+    server["name"] = "other"
+    fleet.known = list(ADDRESSES)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        written["frontends"][0]["bind"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match="in use"):
+            await balancer.reconfigure(written)
+    await eventually(lambda: len(names(balancer)) == 3)
+    assert await who_serves(balancer) == set(ADDRESSES)
 
 
 async def test_a_broken_resolver_changes_nothing_and_is_counted(

@@ -21,7 +21,7 @@ from hermes_lb.config import Backend
 from hermes_lb.observe.loop_lag import LoopLag
 from hermes_lb.observe.metric_table import metrics_of
 from hermes_lb.observe.metrics import render
-from hermes_lb.observe.observed import Observed, ProcessView
+from hermes_lb.observe.observed import DiscoveryView, Observed, ProcessView
 
 if TYPE_CHECKING:
     from hermes_lb.errors import NoServer
@@ -231,7 +231,7 @@ def test_reloads_restarts_and_failed_look_ups(observed: Observed) -> None:
     loaded_at = upkeep.loaded_at
     upkeep.failed_to_reload()
     upkeep.process_restarts = 2
-    upkeep.dns_failed("agents")
+    upkeep.discoveries = lambda: [DiscoveryView("agents", "resolve", 2, 1, 0.0)]
     scrape = Scrape(observed)
     assert scrape("config_reloads_total", result="failure") == 1
     assert scrape("config_last_reload_successful") == 0

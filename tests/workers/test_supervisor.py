@@ -197,8 +197,13 @@ async def test_decisions_by_a_configuration_that_this_code_does_not_take_are_kep
             assert first(upgraded).state == "drain"
 
 
+@pytest.mark.parametrize(("options", "weight"), [("", 5), (", weight = 2", 2)])
 async def test_an_upgrade_without_a_name_server_keeps_the_addresses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[FakeChild]
+    options: str,
+    weight: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[FakeChild],
 ) -> None:
     addresses = {"pods.test": "10.0.0.7"}
     look_up = socket.getaddrinfo
@@ -209,14 +214,21 @@ async def test_an_upgrade_without_a_name_server_keeps_the_addresses(
         return look_up(addresses.get(host, host), *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    file = write(tmp_path, "pod", server=', resolve = "1h"')
-    file.write_text(file.read_text().replace("127.0.0.1:9000", "pods.test:9000"))
-    async with supervising(file) as supervisor:
+
+    def with_pod(options: str) -> Path:
+        file = write(tmp_path, "pod", server=f', resolve = "1h"{options}')
+        file.write_text(file.read_text().replace("127.0.0.1:9000", "pods.test:9000"))
+        return file
+
+    async with supervising(with_pod("")) as supervisor:
         assert first(supervisor).name == "pod-10.0.0.7"
+        first(supervisor).set_admin("drain")
+        first(supervisor).set_weight(5)
         left = await what_it_leaves(supervisor, monkeypatch)
     addresses.clear()
-    async with supervising(file, left) as upgraded:
-        assert first(upgraded).name == "pod-10.0.0.7"
+    async with supervising(with_pod(options), left) as upgraded:
+        found = first(upgraded)
+        assert (found.name, found.state, found.full_weight) == ("pod-10.0.0.7", "drain", weight)
 
 
 async def test_a_passed_socket_that_nobody_listens_on_is_reported(
@@ -395,13 +407,13 @@ async def test_a_worker_that_starts_during_a_reload_has_rows_for_all_that_it_is_
     """While names are resolved, the new configuration is not in use yet."""
     async with supervising(write(tmp_path, "a b")) as supervisor:
         write(tmp_path, "a b c")
-        look_up = supervisor._resolver.reconfigure
+        look_up = supervisor._discoveries.reconfigure
 
         async def dies_meanwhile(backends: Any) -> None:
             await look_up(backends)
             assert await supervisor._fleet.replace(0, 1.0)
 
-        monkeypatch.setattr(supervisor._resolver, "reconfigure", dies_meanwhile)
+        monkeypatch.setattr(supervisor._discoveries, "reconfigure", dies_meanwhile)
         await supervisor.reload()
         [start] = started[1].what("start")
         assert rows_it_needs(start) <= start["rows"].keys()

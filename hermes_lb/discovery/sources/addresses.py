@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from hermes_lb.discovery.sources.base import Endpoint
+
 GONE_AFTER = 3
 """Answers in a row without an address after which its server goes; as `fall` of health checks."""
 
@@ -24,6 +26,10 @@ class Known:
     def __init__(self) -> None:
         self.addresses: tuple[str, ...] = ()  # lowest first
         self._missed: dict[str, int] = {}  # in how many answers in a row
+
+    def restore(self, endpoints: Iterable[Endpoint]) -> None:
+        """The addresses of before. Those that are host names are no answers."""
+        self.addresses = tuple(addresses_of(endpoints))
 
     def answered(self, answer: Iterable[str]) -> bool:
         """Apply an answer, in any order -> whether the addresses have changed.
@@ -45,6 +51,11 @@ class Known:
     def sorted(addresses: Iterable[str]) -> list[str]:
         """Lowest first, IPv4 before IPv6."""
         return sorted(addresses, key=_place)
+
+
+def addresses_of(endpoints: Iterable[Endpoint]) -> list[str]:
+    """Those that are no host names, lowest first."""
+    return Known.sorted(one.address.host for one in endpoints if one.address.is_literal)
 
 
 def _place(address: str) -> tuple[int, _IP]:

@@ -69,6 +69,9 @@ class Source:
         """With options of the class `self.options`. Raises nothing: a missing package or file is
         a DiscoveryFailed of `answers`."""
 
+    def start_with(self, servers: Mapping[str, Endpoint]) -> None:
+        """Those that it found before a reload or an upgrade, before `answers` is called."""
+
     def answers(self) -> AsyncIterator[Answer]:
         """The servers now, and then each change. May be called again after it has ended or failed;
         the first answer of each call is complete.

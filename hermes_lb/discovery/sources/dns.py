@@ -77,6 +77,11 @@ class DnsSource(Source):
         self._known = Known()
         self._targets: dict[str, str] = {}  # the last address of each
 
+    def start_with(self, servers: Mapping[str, Endpoint]) -> None:
+        self._known.restore(servers.values())
+        known = [(one.server_name, one.address.host) for one in servers.values()]
+        self._targets = {target: host for target, host in known if target is not None}
+
     async def answers(self) -> AsyncIterator[Answer]:
         from asyncio import sleep  # not to validate a configuration
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, create_model, model_validator
 
-from hermes_lb.backends.options import ServerDefaults
+from hermes_lb.backends.options import DiscoveredServer, ServerDefaults
 from hermes_lb.discovery.sources.base import MOST_SERVERS
 from hermes_lb.discovery.sources.registry import SOURCES
 from hermes_lb.options.problems import any_of
@@ -14,7 +14,9 @@ from hermes_lb.options.section import Section
 from hermes_lb.options.units import Duration, PositiveDuration
 
 if TYPE_CHECKING:
-    from hermes_lb.discovery.sources.base import SourceOptions
+    from random import Random
+
+    from hermes_lb.discovery.sources.base import Endpoint, Source
 
 
 class _Rules(Section):
@@ -38,10 +40,37 @@ class _Rules(Section):
     def kind(self) -> str:
         return next(kind for kind in SOURCES if getattr(self, kind, None) is not None)
 
+    # What `discovery.watch` follows, as `resolve.ResolvedName`.
+
     @property
-    def of_kind(self) -> SourceOptions:
-        """The options of its kind."""
-        return cast("SourceOptions", getattr(self, self.kind))
+    def origin(self) -> str:
+        return self.kind
+
+    @property
+    def at_first(self) -> dict[str, Endpoint]:
+        return {}
+
+    def label(self, backend: str) -> str:
+        return backend
+
+    def source(self, rng: Random) -> Source:
+        return SOURCES[self.kind](getattr(self, self.kind), rng)
+
+    def server(self, name: str, endpoint: Endpoint) -> DiscoveredServer:
+        """The one at `endpoint`. Raises ValidationError."""
+        defaults = self.defaults
+        return DiscoveredServer.model_validate(
+            {
+                **defaults.model_dump(),
+                "name": name,
+                "address": endpoint.address,
+                "weight": defaults.weight if endpoint.weight is None else endpoint.weight,
+                "backup": endpoint.is_backup,
+                "server_name": endpoint.server_name,
+                "found_by": self.kind,
+                "is_leaving": endpoint.leaves,
+            }
+        )
 
 
 if TYPE_CHECKING:
