@@ -1,11 +1,11 @@
-"""Runs that claims are checked by: one strategy beside another, on the same workloads."""
+"""Runs that claims are checked by: one strategy beside another, on the same workload."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hermes_lb.lab import traces
 from hermes_lb.lab.experiment import Experiment
@@ -15,41 +15,62 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from hermes_lb.lab.experiment import Figures
     from hermes_lb.lab.recording import Recording
     from hermes_lb.lab.traffic import Traffic
 
-SERVERS = 4
+    Point = tuple[Traffic, Setup, int, int, float | None]  # ..., seed, servers, load
+
+SERVERS: Final = 4
+PATIENT: Final = inf  # seconds in the balancer's queue: no run is cut short by it
 
 
-@dataclass(frozen=True, slots=True)
+class Pair(NamedTuple):
+    """A figure of both, in the same workload."""
+
+    baseline: float
+    strategy: float
+
+
+@dataclass(slots=True)
 class Lab:
-    """`folder` has the published traces, by their usual names; `seeds` is the number of pairs."""
+    """`folder` has the published traces, by their usual names.
+
+    A strategy's run is made once, however many claims are about it.
+    """
 
     folder: Path
-    seeds: int = 5
+    _traffics: dict[tuple[str, int, Setup], Traffic] = field(default_factory=dict)
+    _runs: dict[Point, dict[str, Figures]] = field(default_factory=dict)
 
-    def recorded(self, name: str, requests: int, setup: Setup) -> Traffic:
-        """The first sessions of a trace, with this number of requests."""
-        return RecordedTraffic(self.recording(name, requests), name, setup)
+    def recorded(self, name: str, setup: Setup) -> Traffic:
+        """A whole trace."""
+        key = name, 0, setup
+        if key not in self._traffics:
+            self._traffics[key] = RecordedTraffic(self.recording(name), name, setup)
+        return self._traffics[key]
 
-    def recording(self, name: str, requests: int) -> Recording:
-        return _read(self.folder, name).first(requests)
+    def recording(self, name: str) -> Recording:
+        return _read(self.folder, name)
 
-    def pairs(
+    def scenario(self, name: str, setup: Setup, requests: int) -> Traffic:
+        key = name, requests, setup
+        if key not in self._traffics:
+            self._traffics[key] = ScenarioTraffic(name, requests, setup)
+        return self._traffics[key]
+
+    def pair(
         self,
         traffic: Traffic,
         setup: Setup,
         figure: str,
         strategies: tuple[str, str],
+        seed: int,
         servers: int = SERVERS,
-    ) -> tuple[list[float], list[float]]:
-        """The figure of both strategies, for each seed's workload."""
-        experiment = Experiment(strategies, servers, setup=setup)
-        found = [
-            experiment.figures(traffic, seed, servers, None) for seed in range(1, self.seeds + 1)
-        ]
-        one, two = strategies
-        return [run[one][figure] for run in found], [run[two][figure] for run in found]
+    ) -> Pair:
+        """The figure of both strategies, in this seed's workload."""
+        one, two = self._figures(traffic, setup, strategies, seed, servers, None)
+        return Pair(one[figure], two[figure])
 
     def capacities(
         self,
@@ -58,30 +79,38 @@ class Lab:
         strategies: tuple[str, str],
         loads: Sequence[float],
         most: float,
-    ) -> tuple[list[float], list[float]]:
+        seed: int,
+    ) -> Pair:
         """The highest of the loads at which the p99 time to first token is below `most` seconds,
-        and at all lower ones, for each seed."""
-        experiment = Experiment(strategies, SERVERS, setup=setup)
-        found: dict[str, list[float]] = {name: [] for name in strategies}
-        for seed in range(1, self.seeds + 1):
-            reached = dict.fromkeys(strategies, 0.0)
-            holds = dict.fromkeys(strategies, True)
-            for load in loads:
-                for name, figures in experiment.figures(traffic, seed, SERVERS, load).items():
-                    holds[name] &= figures["first_p99"] < most
-                    if holds[name]:
-                        reached[name] = load
-            for name, load in reached.items():
-                found[name].append(load or loads[0] / 2.0)
-        return found[strategies[0]], found[strategies[1]]
+        and at all lower ones."""
+        reached = [0.0, 0.0]
+        holds = [True, True]
+        for load in loads:
+            found = self._figures(traffic, setup, strategies, seed, SERVERS, load)
+            for place, figures in enumerate(found):
+                holds[place] &= figures["first_p99"] < most
+                if holds[place]:
+                    reached[place] = load
+            if not any(holds):
+                break
+        return Pair(*(load or loads[0] / 2.0 for load in reached))
 
-    def scenario(self, name: str, requests: int, setup: Setup) -> Traffic:
-        return ScenarioTraffic(name, requests, setup)
+    def _figures(
+        self,
+        traffic: Traffic,
+        setup: Setup,
+        strategies: tuple[str, str],
+        seed: int,
+        servers: int,
+        load: float | None,
+    ) -> list[Figures]:
+        known = self._runs.setdefault((traffic, setup, seed, servers, load), {})
+        if missing := [name for name in strategies if name not in known]:
+            experiment = Experiment(missing, servers, setup=setup)
+            known |= experiment.figures(traffic, seed, servers, load)
+        return [known[name] for name in strategies]
 
 
 @lru_cache(maxsize=4)
 def _read(folder: Path, name: str) -> Recording:
     return traces.read(folder / name)
-
-
-PATIENT = inf  # seconds in the balancer's queue: no run is cut short by it
