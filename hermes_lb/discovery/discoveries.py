@@ -46,7 +46,7 @@ class Discoveries:
         rng: Random,
         over: Callable[[str, Servers], Servers] = _as_found,
     ) -> None:
-        self._told = changed
+        self._on_change = changed
         self._rng = rng
         self._over = over
         self._tasks = Tasks()
@@ -148,7 +148,7 @@ class Discoveries:
             now = self.servers(watch.backend)
             names = [*(server.name for server in delta.servers), *delta.gone]
             present = [now[name] for name in names if name in now]
-            self._told(watch.backend, Delta(present, [name for name in names if name not in now]))
+            self._on_change(watch.backend, Delta(present, [name for name in names if name not in now]))
 
 
 def _followed(backend: config.Backend) -> Iterator[Followed]:
