@@ -148,7 +148,9 @@ class Discoveries:
             now = self.servers(watch.backend)
             names = [*(server.name for server in delta.servers), *delta.gone]
             present = [now[name] for name in names if name in now]
-            self._on_change(watch.backend, Delta(present, [name for name in names if name not in now]))
+            self._on_change(
+                watch.backend, Delta(present, [name for name in names if name not in now])
+            )
 
 
 def _followed(backend: config.Backend) -> Iterator[Followed]:

@@ -18,13 +18,14 @@ from hermes_lb.tasks import jittered
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
+    from typing import TypeAlias
 
     from hermes_lb.backends.options import DiscoveredServer
     from hermes_lb.discovery.sources.base import Answer, Source
     from hermes_lb.discovery.sources.options import DiscoveryOptions
     from hermes_lb.discovery.sources.resolve import ResolvedName
 
-    Followed = DiscoveryOptions | ResolvedName
+    Followed: TypeAlias = DiscoveryOptions | ResolvedName
 
 logger = logging.getLogger("hermes_lb.discovery")
 

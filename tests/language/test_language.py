@@ -116,6 +116,22 @@ def test_python_is_read_by_its_syntax() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("hermes_lb/a.py", 'option(help="Sets it anew.")', ["anew"]),
+        ("bench/a.py", 'must(ok, "nobody waits for it")', ["nobody"]),
+        ("hermes_lb/a.py", 'key = "anew told"', []),  # two words: names
+        ("tests/a.py", 'must(ok, "nobody waits for it")', []),  # data
+        ("hermes_lb/a.py", 'raise ValueError("it is told to us")', ["told"]),  # once
+    ],
+)
+def test_sentences_are_read_wherever_they_are_given(
+    path: str, text: str, expected: list[str]
+) -> None:
+    assert names(path, text) == expected
+
+
+@pytest.mark.parametrize(
     ("path", "text", "lines"),
     [
         ("docs/a.md", "# Told\n```text\nnobody\n```\ntext `anew`\n", [1, 5]),

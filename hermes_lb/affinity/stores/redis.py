@@ -30,6 +30,18 @@ return 1
 """
 
 
+def connected(url: str, patience: float, **options: Any) -> Redis:
+    """Connects with the first command; `patience` in seconds bounds connect, read and write."""
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        encoding_errors="replace",  # foreign bytes name no server
+        socket_timeout=patience,
+        socket_connect_timeout=patience,
+        **options,
+    )
+
+
 def redis_key(backend: str, pin: str) -> str:
     """Of a pin in Redis, by its id; its value is the name of its server, or CLEARED."""
     return f"hermes-lb:pin:{backend}:{pin}"
@@ -49,13 +61,7 @@ class RedisStore(SharedStore):
         self._expire_ms = max(1, int(expire * 1000))
         self._lost_until = 0.0
         self._is_lost = False
-        self._redis = Redis.from_url(
-            url,
-            decode_responses=True,
-            encoding_errors="replace",  # foreign bytes name no server
-            socket_timeout=_PATIENCE,
-            socket_connect_timeout=_PATIENCE,
-        )
+        self._redis = connected(url, _PATIENCE)
 
     @property
     def is_reachable(self) -> bool:

@@ -6,13 +6,12 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from hermes_lb.affinity.stores.base import CLEARED
-from hermes_lb.affinity.stores.redis import redis_key
+from hermes_lb.affinity.stores.redis import connected, redis_key
 from hermes_lb.affinity.stores.stored_pins import StoreAway, StoredPins
 
 if TYPE_CHECKING:
@@ -47,14 +46,7 @@ class RedisPins(StoredPins):
     def __init__(self, name: str, url: str, expire: float) -> None:
         self._name = name
         self._expire_ms = max(1, int(expire * 1000))
-        self._redis = Redis.from_url(
-            url,
-            decode_responses=True,
-            encoding_errors="replace",  # foreign bytes name no server
-            socket_timeout=_PATIENCE,
-            socket_connect_timeout=_PATIENCE,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis = connected(url, _PATIENCE, retry=Retry(NoBackoff(), 0))
 
     async def pins(
         self, server: str | None, pin: str | None

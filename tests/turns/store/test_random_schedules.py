@@ -173,16 +173,18 @@ class Backend:
                 self.ended[other] = name, "repeated"
 
     def end(self, turn: OwnedTurn, how: str) -> None:
-        """Until the store has it (`stored`), a turn that is done may yet count as lost there."""
+        """Until the store has it (`stored`), one that is done or cancelled may count as lost there:
+        its process may die first."""
         request = self.open.pop(turn.id)
-        self.ended[turn.id] = request.claim.key, "lost" if how == "done" else how
+        is_final = how in ("done", "cancelled")
+        self.ended[turn.id] = request.claim.key, "lost" if is_final else how
         self.counts[how] += 1
 
-    def stored(self, turn: OwnedTurn) -> None:
-        key, how = self.ended[turn.id]
-        self.ended[turn.id] = key, "done"
-        if how == "repeated":
-            self.violations.append(AssertionError(f"{key} was repeated, and is done"))
+    def stored(self, turn: OwnedTurn, how: str) -> None:
+        key, before = self.ended[turn.id]
+        self.ended[turn.id] = key, how
+        if before == "repeated":
+            self.violations.append(AssertionError(f"{key} was repeated, and is {how}"))
 
 
 async def _request(balancer: Balancer, backend: Backend, claim: Claim, rng: random.Random) -> None:
@@ -236,9 +238,10 @@ async def _request(balancer: Balancer, backend: Backend, claim: Claim, rng: rand
             await turn.release(b"answer")
         elif how == "cancelled":
             await turn.cancelled()
+            backend.stored(turn, how)
         else:
             await turn.done()
-            backend.stored(turn)
+            backend.stored(turn, how)
 
 
 async def _run(seed: int, url: str) -> Counter[str]:
