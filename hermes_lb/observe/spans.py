@@ -58,6 +58,7 @@ class Traced(bytes):
     span: bytes  # 16 hex digits
     parent: bytes  # b"": it has none
     is_sampled: bool
+    first_chunk: float | None = None  # of an event stream: seconds from the request
 
 
 class Ended(NamedTuple):
@@ -180,8 +181,8 @@ class Spans:
         }
         if record.status:
             attributes["http.response.status_code"] = record.status
-        if ended.is_stream and ended.first_byte is not None:
-            attributes["gen_ai.response.time_to_first_chunk"] = ended.first_byte
+        if trace.first_chunk is not None:
+            attributes["gen_ai.response.time_to_first_chunk"] = trace.first_chunk
         is_error = record.status >= 500 or record.termination[0] in "SsRI"
         if is_error:
             attributes["error.type"] = record.reason or str(record.status)

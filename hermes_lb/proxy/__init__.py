@@ -15,6 +15,7 @@ upload         the request's body                                            R H
 retry          the retry table: decides on a request whose server failed
 response       the response's head, rewritten for the client                 D
 learning       session keys in the response's body
+first_chunk    when a stream's first chunk comes, for spans
 resume         event streams that continue from another server when theirs is lost
 stream_rules   what a route says of its streams
 tunnel         after a 101: raw bytes both ways

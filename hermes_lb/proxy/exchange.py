@@ -37,6 +37,7 @@ from hermes_lb.http.version import NAMES as VERSIONS
 from hermes_lb.observe.escaping import NOTHING_CAPTURED
 from hermes_lb.proxy import phases
 from hermes_lb.proxy.abandoned import Abandoned
+from hermes_lb.proxy.first_chunk import timed
 from hermes_lb.proxy.learning import LearningBody
 from hermes_lb.proxy.local_replies import failure, refusal
 from hermes_lb.proxy.phases import FOLLOWED_BY, HAS_PROGRESS
@@ -717,8 +718,16 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
         body = self.client.body_for(head, length) if self.stream is None else self.stream.body
         if reader is not None:
             body = LearningBody(body, reader, self._learner(), upstream)
+        if self.is_stream:
+            body = self._timed(upstream, body)
         self._start_data(upstream, body, now)
         return body
+
+    def _timed(self, upstream: ServerSide, body: Body) -> Body:
+        """With spans: notes the time of the first chunk."""
+        if self.context.log.recorder.spans is None:
+            return body
+        return timed(self.head.trace_id, body, upstream, self.context.clock, self.started_at)
 
     def _learner(self) -> Learn:
         """Stores keys in the body for the server. Without the exchange, which it would keep."""
@@ -866,6 +875,7 @@ class Exchange(Traffic, Sending, Resumable, Seeker, Answered, TurnRequest):
     def go_on(self, upstream: ServerSide, body: Body, rest: bytes, reason: str) -> None:
         self.reason = reason
         self.request_head = b""
+        body = self._timed(upstream, body)
         self._start_data(upstream, body, self.context.clock())
         if rest:
             self.response_data(upstream, body, rest)
