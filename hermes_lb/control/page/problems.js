@@ -35,7 +35,7 @@ export class Problems {
       const kind = BY_STATE[server.state] ? server.state : "with errors";
       counts.set(kind, (counts.get(kind) ?? 0) + 1);
     }
-    const words = [...counts].map(([state, number]) => `${number} ${state}`).join(", ");
+    const words = [...counts].map(([state, number]) => `${number}\u00a0${state}`).join(", ");
     setText(this.title, found.length ? `Problems: ${words}` : "No problems");
     setAttribute(this.title, "class", found.some(([rank]) => rank > 3) ? "alarm" : found.length ? "notable" : null);
     const shown = found.slice(0, MOST_SHOWN).map(([, server]) => server);
