@@ -74,13 +74,14 @@ class Api:
                 for _ in self._history.sample(self._operator.now(), self._wall()):
                     await asyncio.sleep(0)  # 100 servers take milliseconds: yield to other work
                 if self._feed.listeners:
-                    self._publish()
+                    await self._publish()
             except Exception:
                 logger.exception("could not sample the counters of this second")
             await asyncio.sleep(_EVERY)
 
-    def _publish(self) -> None:
-        self._feed.publish(views.describe_moment(self._operator, self._history, self._wall()))
+    async def _publish(self) -> None:
+        moment = views.describe_moment(self._operator, self._history, self._wall())
+        await self._feed.publish(moment, views.sampled_servers(self._operator, self._history))
 
     # Queries.
 
@@ -179,7 +180,7 @@ class Api:
         try:
             await response.prepare(request)
             _hold_little(request)
-            self._publish()
+            await self._publish()
             seen, text = self._feed.whole()
             while True:
                 async with asyncio.timeout(_LONGEST_WRITE):

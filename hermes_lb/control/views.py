@@ -15,6 +15,8 @@ from hermes_lb.observe.metric_table import resumes_of, version
 from hermes_lb.observe.termination import PHASE, WHO
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hermes_lb.backends import Pool, Server
     from hermes_lb.config import Frontend
     from hermes_lb.control import shapes
@@ -196,7 +198,8 @@ def _ejection(server: Server, now: float) -> shapes.Ejection | None:
 
 
 def describe_moment(operator: Operator, history: History, wall: float) -> shapes.Moment:
-    """What the dashboard shows each second: status, and the last samples."""
+    """What the dashboard shows each second: status, and the last samples; without the servers,
+    which are `sampled_servers`."""
     latest = history.spans["5m"].latest
     status = describe_status(operator, history)
     sampled: dict[str, Any] = {
@@ -209,10 +212,7 @@ def describe_moment(operator: Operator, history: History, wall: float) -> shapes
         "time": wall,
         "sampled_at": history.spans["5m"].wall,
         "status": cast("shapes.SampledStatus", sampled),
-        "servers": [
-            {**server, "sample": latest((server["backend"], server["name"]))}
-            for server in describe_servers(operator.observed, operator.now(), history)
-        ],
+        "servers": [],
         "gone": [],
         "is_whole": True,
         "last_change": history.changes[-1].number if history.changes else 0,
@@ -220,18 +220,13 @@ def describe_moment(operator: Operator, history: History, wall: float) -> shapes
     }
 
 
-def news(before: shapes.Moment | None, moment: shapes.Moment) -> shapes.Moment:
-    """A moment without the servers that are as in the one before; all, if there is none."""
-    if before is None:
-        return moment
-    known = {(one["backend"], one["name"]): one for one in before["servers"]}
-    changed = [
-        server
-        for server in moment["servers"]
-        if known.pop((server["backend"], server["name"]), None) != server
-    ]
-    gone = [f"{backend}/{name}" for backend, name in known]
-    return {**moment, "servers": changed, "gone": gone, "is_whole": False}
+def sampled_servers(operator: Operator, history: History) -> Iterator[shapes.SampledServer]:
+    """All servers with their last samples. Servers may be added and removed while it is read."""
+    latest = history.spans["5m"].latest
+    for pool in list(operator.observed.pools.values()):
+        for server in list(pool.servers):
+            sample: Any = latest((pool.name, server.name))
+            yield {**describe_server(pool, server, operator.now(), history), "sample": sample}
 
 
 def describe_abort(abort: Abort) -> shapes.Abort:

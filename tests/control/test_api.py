@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from unittest.mock import ANY
 
@@ -12,7 +13,7 @@ import pytest
 
 from hermes_lb.backends import Pool
 from hermes_lb.config import Backend, ConfigError, load_config
-from hermes_lb.control import api, feed
+from hermes_lb.control import api, views
 from hermes_lb.control.commands import CommandsApi
 from hermes_lb.control.endpoints import routes_of
 from hermes_lb.control.history import History
@@ -187,7 +188,13 @@ async def test_who_takes_nothing_of_the_live_stream_makes_room_for_others(
     monkeypatch.setattr(api, "_MOST_LISTENERS", 1)
     monkeypatch.setattr(api, "_EVERY", 0.01)
     monkeypatch.setattr(api, "_LONGEST_WRITE", 0.1)
-    monkeypatch.setattr(feed, "news", lambda before, moment: moment)  # all servers, each time
+    sampled, numbers = views.sampled_servers, count()
+
+    def others_each_time(*given: Any) -> Iterator[Any]:
+        number = next(numbers)
+        return ({**server, "fails": number} for server in sampled(*given))
+
+    monkeypatch.setattr(views, "sampled_servers", others_each_time)
     servers = [{"name": f"s{n}", "address": "127.0.0.1:8001"} for n in range(200)]
     operator = FakeOperator(Pool("agents", Backend.model_validate({"servers": servers})))
     async with admin_listener(operator) as client:

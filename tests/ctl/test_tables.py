@@ -17,6 +17,7 @@ from tests.support.operator import FakeOperator, session
 
 if TYPE_CHECKING:
     from hermes_lb.control.operator import Operator
+    from hermes_lb.control.shapes import Moment
 
 WIDTHS = (40, 60, 80, 120, 10_000)
 
@@ -43,11 +44,17 @@ def servers(operator: FakeOperator, width: int) -> list[str]:
     return shown(width, *tables.servers(rows))
 
 
+def described(operator: Operator, history: History) -> Moment:
+    """As an event of the live stream has it."""
+    servers = list(views.sampled_servers(operator, history))
+    return {**views.describe_moment(operator, history, time.time()), "servers": servers}
+
+
 def moment(operator: Operator) -> list[Any]:
     history = History(operator.observed.pools)
     now = operator.now()
     list(history.sample(now, time.time()))
-    return [top.view(views.describe_moment(operator, history, time.time()))]
+    return [top.view(described(operator, history))]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -147,7 +154,7 @@ def test_top_shows_the_time_that_turns_take(operator: FakeOperator) -> None:
         counters.responses[2] += 1
         counters.at_once.observe(31.0)
     list(history.sample(now + 1.0, time.time()))
-    lines = shown(200, top.view(views.describe_moment(operator, history, time.time())))
+    lines = shown(200, top.view(described(operator, history)))
     for name in ("agents ", "agent2 "):
         [line] = [line for line in lines if line.strip().startswith(name)]
         assert line.split()[-8:] == ["31.3", "s"] * 4
