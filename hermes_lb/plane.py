@@ -465,7 +465,10 @@ class DataPlane:
 
     async def _open_turns(self, configured: Config) -> None:
         """Once a route has turns, there is a gateway for them, which stays."""
-        if configured.backends_with_turns and self.context.turns is None:
+        turns, url = self.context.turns, configured.store.url
+        if turns is not None and url is not None and url != self.config.store.url:
+            turns.store.renew(url)
+        elif turns is None and configured.backends_with_turns:
             secret = turn_secret(configured.store)
             store = await open_turn_store(configured.store, self.on_incarnation)
             self.context.turns = TurnGateway(store, secret)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hermes_lb.options.problems import ConfigError, Problem, dotted, quoted
 from hermes_lb.options.section import Section
+from hermes_lb.turns.store.url import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
 
     from hermes_lb.config.models import Config
     from hermes_lb.options.problems import KeyPath
+    from hermes_lb.turns.options import StoreOptions
 
 # What only a restart can change; `[admin]` waits for it, and everything else changes in place.
 _FIXED = {
     ("process", "workers"): "the number of processes",
     ("process", "state_file"): "the state file",
     ("process", "reload_on_change"): "whether it reloads by itself",
-    ("store",): "the store of turns",
 }
 
 
@@ -33,8 +34,21 @@ def refuse_fixed(
         for path, what in _FIXED.items()
         if _at(old, path) != _at(new, path)
     ]
+    if not is_same_store(old, new):
+        what = f"the store of turns can't change while it runs: {instead} to change it"
+        problems.append(Problem("store", None, what))
     if problems:
         raise ConfigError(problems, source)
+
+
+def is_same_store(old: Config, new: Config) -> bool:
+    """Their stores of turns differ at most in how to log in, which a reload can change."""
+    return _without_login(old.store) == _without_login(new.store)
+
+
+def _without_login(store: StoreOptions) -> StoreOptions:
+    url = None if store.url is None else identity(store.url)
+    return store.model_copy(update={"url": url, "url_file": None})
 
 
 def hold_back(old: Config, new: Config, *, instead: str = "restart") -> tuple[Config, list[str]]:

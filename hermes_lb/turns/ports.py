@@ -307,6 +307,10 @@ class TurnStore:
         """Read its journal behind the event with this number (0: from the start)."""
         raise NotImplementedError
 
+    def renew(self, url: str) -> None:
+        """Log in as this URL of the same store says, once it accepts that. Raises ValueError."""
+        raise NotImplementedError
+
     async def close(self) -> None:
         """Mark what this process still owns as lost (`owner_stopped`), release what waits."""
         raise NotImplementedError

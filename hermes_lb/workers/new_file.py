@@ -7,7 +7,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.config import Config, load_config
-from hermes_lb.config.changes import describe_changes, hold_back, refuse_fixed
+from hermes_lb.config.changes import describe_changes, hold_back, is_same_store, refuse_fixed
 from hermes_lb.config.secret_files import refreshed
 from hermes_lb.listen import check_files
 from hermes_lb.observe.sinks import try_sink
@@ -33,13 +33,13 @@ class Accepted(NamedTuple):
 
 async def accepted(file: Path | None, before: Config, layout: Layout) -> Accepted:
     """Read the file, for a balancer that runs with `before`. None: only the files that `before`
-    names for secrets, but for that of the store, which waits.
+    names for secrets. Another store of turns waits.
 
     Raises ConfigError with every problem, OSError, or ValueError if there are too few rows.
     """
     read = refreshed(before) if file is None else _load(file)
     new, waiting = hold_back(before, read, instead=_INSTEAD)
-    if file is None and new.store != before.store:
+    if file is None and not is_same_store(before, new):
         new = new.model_copy(update={"store": before.store})
         waiting = [*waiting, f"store.url: changed (waits for: {_INSTEAD})"]
     refuse_fixed(before, new, str(file), instead=_INSTEAD)

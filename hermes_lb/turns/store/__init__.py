@@ -1,6 +1,7 @@
 """Turns in Redis or Valkey.
 
 url         `[store].url`: the servers, credentials, TLS
+login       the credentials of new connections, of which there may be two while they change
 link        one connection: commands leave in order, replies come to callbacks
 node        one server: its shared connection, and others for commands that block
 topology    the server that holds a key: one server, Sentinels (`sentinel`), Cluster (`cluster`)

@@ -131,6 +131,17 @@ class StoreClient:
         command = "SPUBLISH" if self.topology.is_sharded else "PUBLISH"
         await self.ask(channel, command, channel, message)
 
+    def renew(self, url: str) -> None:
+        """New connections log in as this URL of the same store says, or as before where a server
+        refuses that. Raises ValueError."""
+        self.topology.renew(read_url(url))
+
+    async def try_login(self) -> None:
+        """Raises OSError if one of the masters does not accept the present credentials."""
+        async with asyncio.timeout(self.patience):
+            for node in await self.topology.masters():
+                await node.try_login()
+
     async def close(self) -> None:
         self.topology.close()
         await asyncio.sleep(0)  # the connections close before the loop does

@@ -60,7 +60,7 @@ class Cluster(Topology):
         for address in self._nodes_to_ask():
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    ranges = await ask_one(address, self._url.server, "CLUSTER", "SLOTS")
+                    ranges = await ask_one(address, self._login, "CLUSTER", "SLOTS")
             except (OSError, TimeoutError) as error:
                 failures.append(f"{address[0]}:{address[1]} {error or 'does not answer'}")
                 continue

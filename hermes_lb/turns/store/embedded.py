@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hermes_lb.tasks import Tasks
+from hermes_lb.turns.store.login import Login
 from hermes_lb.turns.store.node import Node
 from hermes_lb.turns.store.url import Credentials
 
@@ -198,7 +199,7 @@ class EmbeddedStore:
             raise EmbeddedStoreError("the embedded Valkey does not answer") from None
 
     async def _answers(self) -> bool:
-        node = Node((str(self._socket), 0), Credentials("", "", 0, None), is_store=False)
+        node = Node((str(self._socket), 0), Login(Credentials("", "", 0, None)), is_store=False)
         try:
             [reply] = await (await node.link()).ask([("PING",)])
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from hermes_lb.turns.store.link import Command
+    from hermes_lb.turns.store.login import Login
     from hermes_lb.turns.store.url import Address, Credentials
 
 logger = logging.getLogger("hermes_lb.turns")
@@ -32,11 +34,9 @@ class Unfit(ConnectionError):
 class Node:
     """`ask` many times at once. `close` it."""
 
-    def __init__(
-        self, address: Address, credentials: Credentials, *, is_store: bool = True
-    ) -> None:
+    def __init__(self, address: Address, login: Login, *, is_store: bool = True) -> None:
         self.address = address
-        self._credentials = credentials
+        self._login = login
         self._is_store = is_store  # False: a Sentinel
         self._shared: Link | None = None
         self._opening = asyncio.Lock()
@@ -82,21 +82,20 @@ class Node:
 
     async def connect(self, make: Callable[[], _L]) -> _L:
         """Open a new connection, which the caller aborts. Raises OSError; Unfit."""
-        if self._is_closed:
-            raise LinkLost(f"{self.name}: closed")
-        host, port = self.address
-        loop = asyncio.get_running_loop()
-        tls = self._credentials.tls
-        if port:
-            _, link = await loop.create_connection(make, host, port, ssl=tls)
-        else:
-            _, link = await loop.create_unix_connection(make, host)
+        before = self._login.before
         try:
-            await self._greet(link)
-        except BaseException:
-            link.abort()
-            raise
-        return link
+            return await self._connect(make, self._login.present)
+        except (Unfit, ssl.SSLError) as error:
+            if before is None:
+                raise
+            try:
+                return await self._connect(make, before)
+            except OSError:
+                raise error from None
+
+    async def try_login(self) -> None:
+        """Raises OSError if it does not accept the present credentials."""
+        (await self._connect(Link, self._login.present)).abort()
 
     def abort(self) -> None:
         """It does not answer, or is not the master any more: drop its connections."""
@@ -109,8 +108,25 @@ class Node:
         self._is_closed = True
         self.abort()
 
-    async def _greet(self, link: Link) -> None:
-        user, password, db, _ = self._credentials
+    async def _connect(self, make: Callable[[], _L], credentials: Credentials) -> _L:
+        if self._is_closed:
+            raise LinkLost(f"{self.name}: closed")
+        host, port = self.address
+        loop = asyncio.get_running_loop()
+        if port:
+            _, link = await loop.create_connection(make, host, port, ssl=credentials.tls)
+        else:
+            _, link = await loop.create_unix_connection(make, host)
+        try:
+            await self._greet(link, credentials)
+        except BaseException:
+            link.abort()
+            raise
+        self._login.accepted(credentials)
+        return link
+
+    async def _greet(self, link: Link, credentials: Credentials) -> None:
+        user, password, db, _ = credentials
         commands: list[Command] = []
         if password:
             commands.append(("AUTH", user, password) if user else ("AUTH", password))

@@ -55,7 +55,7 @@ class SentinelMaster(Topology):
         words = ("SENTINEL", "MASTER", self._url.master_name)
         try:
             async with asyncio.timeout(_PATIENCE):
-                reply = await ask_one(sentinel, self._url.sentinel, *words)
+                reply = await ask_one(sentinel, self._sentinel_login, *words)
         except (OSError, TimeoutError) as error:
             return f"{sentinel[0]}:{sentinel[1]} {error or 'does not answer'}"
         assert isinstance(reply, list)

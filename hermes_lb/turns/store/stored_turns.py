@@ -59,6 +59,8 @@ _RETRY_AFTER: Final = 1.0
 # as several tokens. An owner is notified of a cancellation, and looks at all of its turns when it
 # has lost its subscription.
 _ROUNDS: Final = 30
+# Seconds between two attempts to log in by a new URL.
+_LOGS_IN: Final = 5.0
 # Turns that are looked at together.
 _AT_ONCE: Final = 64
 
@@ -93,6 +95,7 @@ class StoredTurns(TurnStore):
         self._owned: dict[str, StoredOwnedTurn] = {}
         self._taken: set[str] = set()  # that are being taken over
         self._waiters = 0  # of them, at the last look
+        self._renewing: asyncio.Task[None] | None = None
         # Operations that have to succeed, in order.
         self._unfinished: list[Callable[[], Awaitable[None]]] = []
         self._control = Control(client, self._wake)
@@ -223,6 +226,30 @@ class StoredTurns(TurnStore):
             return None if stored is None else stored.record
 
         return self._journals.follow(record, after, find)
+
+    def renew(self, url: str) -> None:
+        self._client.renew(url)
+        if self._renewing is not None:
+            self._renewing.cancel()
+        self._renewing = self._tasks.spawn(self._report_login(), name="login at the store of turns")
+
+    async def _report_login(self) -> None:
+        """An operator who rotates a secret deletes the old one when the log says so."""
+        said = ""
+        while True:
+            try:
+                await self._client.try_login()
+            except OSError as error:  # TimeoutError is one
+                if said != (why := str(error) or "it does not answer"):
+                    said = why
+                    text = (
+                        "the store of turns does not accept its new URL, and is used as before: %s"
+                    )
+                    logger.warning(text, why)
+                await asyncio.sleep(_LOGS_IN)
+            else:
+                logger.info("the store of turns accepts its new URL")
+                return
 
     async def close(self) -> None:
         await asyncio.gather(*(self._stop(turn) for turn in list(self._owned.values())))

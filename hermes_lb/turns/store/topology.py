@@ -6,12 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from hermes_lb.turns.store.link import LinkLost
+from hermes_lb.turns.store.login import Login
 from hermes_lb.turns.store.node import Node
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from hermes_lb.turns.store.url import Address, Credentials, StoreUrl
+    from hermes_lb.turns.store.url import Address, StoreUrl
 
 
 class Topology:
@@ -22,9 +23,16 @@ class Topology:
 
     def __init__(self, url: StoreUrl) -> None:
         self._url = url
+        self._login = Login(url.server)
+        self._sentinel_login = Login(url.sentinel)
         self._nodes: dict[Address, Node] = {}
         self._asking = asyncio.Lock()  # one caller asks; the others wait for its result
         self._is_closed = False
+
+    def renew(self, url: StoreUrl) -> None:
+        """New connections log in as this URL of the same store says."""
+        self._login.renew(url.server)
+        self._sentinel_login.renew(url.sentinel)
 
     async def node(self, key: str) -> Node:
         """The master that holds `key`. Raises OSError."""
@@ -42,7 +50,7 @@ class Topology:
         """A server by its address, for a redirection."""
         node = self._nodes.get(address)
         if node is None:
-            node = self._nodes[address] = Node(address, self._url.server)
+            node = self._nodes[address] = Node(address, self._login)
             if self._is_closed:
                 node.close()  # for an operation that still has attempts left
         return node
@@ -67,9 +75,9 @@ class OneServer(Topology):
         return self.at(self._url.addresses[0])
 
 
-async def ask_one(address: Address, credentials: Credentials, *words: str) -> object:
+async def ask_one(address: Address, login: Login, *words: str) -> object:
     """One command to a server or Sentinel of which nothing else is wanted. Raises OSError."""
-    node = Node(address, credentials, is_store=False)
+    node = Node(address, login, is_store=False)
     try:
         link = await node.link()
         [reply] = await link.ask([words])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,8 +28,10 @@ _PORT: Final = {"": 6379, "sentinel": 26379, "cluster": 6379}
 _TLS_OPTIONS: Final = frozenset(
     ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs")
 )
-_OPTIONS: Final = _TLS_OPTIONS | {"db", "username", "password", "min_replicas"}
+_USER_OPTIONS: Final = frozenset(("username", "password"))
 _SENTINEL_OPTIONS: Final = frozenset(("sentinel_username", "sentinel_password"))
+_OPTIONS: Final = _TLS_OPTIONS | _USER_OPTIONS | {"db", "min_replicas"}
+_LOGIN_OPTIONS: Final = _TLS_OPTIONS | _USER_OPTIONS | _SENTINEL_OPTIONS
 _IS_NO_NUMBER: Final = "in a store's URL is no number (percent-encode / ? # @ in a password)"
 
 
@@ -84,6 +86,14 @@ def read_url(url: str) -> StoreUrl:
         master_name,
         _count("min_replicas", replicas),
     )
+
+
+def identity(url: str) -> str:
+    """The URL without what says how to log in: the user, the password, files of TLS."""
+    parts = urlsplit(url)
+    options = [each for each in parse_qsl(parts.query) if each[0] not in _LOGIN_OPTIONS]
+    hosts = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=hosts, query=urlencode(sorted(options))).geturl()
 
 
 def _user(parts: SplitResult, options: Mapping[str, str]) -> tuple[str, str]:

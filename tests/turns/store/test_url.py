@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hermes_lb.turns.store.url import StoreUrl, read_url
+from hermes_lb.turns.store.url import StoreUrl, identity, read_url
 
 
 def shown(url: StoreUrl) -> tuple[object, ...]:
@@ -60,3 +60,22 @@ def test_sentinels_have_credentials_of_their_own() -> None:
     assert url.min_replicas == 1
     assert read_url("redis+sentinel://h/m?min_replicas=0").min_replicas == 0
     assert read_url("redis://h").min_replicas == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        ("redis+sentinel://h:1,i/m?min_replicas=2", True),
+        ("redis+sentinel://v:q%40@h:1,i/m?min_replicas=2&sentinel_password=t", True),
+        ("redis+sentinel://h:1,i/m?username=v&min_replicas=2&password=q", True),
+        ("redis+sentinel://u:p@h:1,i/m", False),
+        ("redis+sentinel://u:p@h:1/m?min_replicas=2", False),
+        ("redis+sentinel://u:p@h:1,i/n?min_replicas=2", False),
+        ("rediss+sentinel://u:p@h:1,i/m?min_replicas=2", False),
+        ("redis+cluster://u:p@h:1,i?min_replicas=2", False),
+    ],
+)
+def test_which_store_it_is(other: str, is_same: bool) -> None:
+    given = "redis+sentinel://u:p@h:1,i/m?min_replicas=2&sentinel_password=s"
+    assert (identity(given) == identity(other)) is is_same
+    assert "s" not in identity("redis://u:s@h").partition("://")[2]
