@@ -11,7 +11,7 @@ from hermes_lb.observe.observed import ProcessView
 from hermes_lb.workers.layout import frontend_row, server_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from hermes_lb.backends import Pool
     from hermes_lb.backends.statistics import Counters
@@ -28,7 +28,7 @@ class Gathered:
         self._memory = memory
         self._numbers: set[int] = set()  # regions in use
         self._base: dict[int, list[float]] = {}  # by row: counters of ended processes
-        self._seen: dict[int, list[Sequence[float]]] = {}  # by row: what its sum was made of
+        self._seen: dict[int, bytes] = {}  # by row: what its sum was made of
         self._refused: dict[int, dict[str, Refusals]] = {}
         self._base_refused: dict[str, Refusals] = {}
         self.processes: list[ProcessView] = []
@@ -90,7 +90,7 @@ class Gathered:
         frontends: Mapping[str, FrontendCounters],
         rows: Mapping[str, int],
     ) -> None:
-        """Update all totals. Some 15 us a server, 0.13 ms if its counters have changed."""
+        """Update all totals. Some 4 us a server, 0.13 ms if its counters have changed."""
         regions = [self._memory.regions[number] for number in sorted(self._numbers)]
         for name, pool in pools.items():
             row = rows[name]
@@ -100,9 +100,12 @@ class Gathered:
             for server in pool.servers:
                 row = rows[server_row(name, server)]
                 self._load(server.counters, row)
-                server.in_flight = sum(region.loads[row] for region in regions)
-                server.queued = sum(region.queued[row] for region in regions)
-                pool.in_flight += server.in_flight
+                in_flight = queued = 0
+                for region in regions:
+                    in_flight += region.loads[row]
+                    queued += region.queued[row]
+                server.in_flight, server.queued = in_flight, queued
+                pool.in_flight += in_flight
         for name, counters in frontends.items():
             self._load(counters, rows[frontend_row(name)])
             counters.refused = self._all_refused(name)
@@ -114,17 +117,15 @@ class Gathered:
 
     def _load(self, counters: Counters, row: int) -> None:
         """The sum of all processes' counters, if it is another one than last time."""
-        brief = self._read(row, counters.BRIEF)
+        regions = [self._memory.regions[number] for number in self._numbers]
+        brief = b"".join([region.raw_counters(row, counters.BRIEF) for region in regions])
         if self._seen.get(row) == brief:
             return
-        counted = self._read(row, counters.WIDTH)
+        counted = [region.read_counters(row, counters.WIDTH) for region in regions]
         if row in self._base or not counted:
             counted.append(self._base.get(row, [0.0] * counters.WIDTH))
         counters.load(add_up(counted))
         self._seen[row] = brief
-
-    def _read(self, row: int, width: int) -> list[Sequence[float]]:
-        return [self._memory.regions[n].read_counters(row, width) for n in self._numbers]
 
     def _all_refused(self, frontend: str) -> Refusals:
         total = Counter(self._base_refused.get(frontend))

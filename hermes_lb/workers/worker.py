@@ -377,14 +377,22 @@ class Worker:
             region.gauges[HEARTBEAT] = loop.time()
             await asyncio.sleep(EVERY)
             try:
-                self._publish()
+                if self._sharing is not None:
+                    for _ in self._sharing.publisher.publish_in_parts():
+                        await asyncio.sleep(0)
+                self._report()
             except Exception:  # a bug in the counters must not stop the heartbeat
                 logger.exception("while publishing")
 
     def _publish(self) -> None:
+        if self._sharing is not None:
+            self._sharing.publisher.publish()
+        self._report()
+
+    def _report(self) -> None:
+        """What the supervisor hears by messages."""
         if self._sharing is None:
             return  # not started
-        self._sharing.publisher.publish()
         for name, counters in self.plane.counters.items():
             total = sum(counters.refused.values())
             if total != self._reported_refused.get(name):

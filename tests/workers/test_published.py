@@ -10,7 +10,8 @@ from hermes_lb.backends import FrontendCounters, RequestCounters
 from hermes_lb.config import load_config
 from hermes_lb.observe.observed import ProcessView
 from hermes_lb.plane import DataPlane
-from hermes_lb.workers.layout import frontend_row
+from hermes_lb.workers import published
+from hermes_lb.workers.layout import frontend_row, server_row
 from hermes_lb.workers.published import Publisher
 from hermes_lb.workers.shared_memory import SharedMemory
 from tests.support.pools import FakeWaiter, make_pool
@@ -216,3 +217,50 @@ def test_a_row_that_changes_hands_has_nothing_of_the_one_before(region: Region):
     plane.pools["test"].servers[0].counters.bytes_in = 11
     made.publish()
     assert [loaded(region, row).bytes_in for row in (1, 2)] == [10, 11]
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+@pytest.mark.parametrize("of", ["another backend", "another server"])
+def test_a_row_that_changes_hands_between_two_parts_has_nothing_of_the_one_before(
+    region: Region, monkeypatch: pytest.MonkeyPatch, is_alone: bool, of: str
+):
+    monkeypatch.setattr(published, "_AT_ONCE", 1)
+    plane = FakePlane()
+    old = plane.pools["test"]
+    for server in old.servers:
+        server.counters.bytes_in = 10
+        old.lease(server, 0.0)
+    made = publisher(plane, region, is_alone=is_alone)
+    made.publish()  # their rows are known
+    parts = made.publish_in_parts()
+    next(parts)
+    for server in old.servers:
+        server.counters.bytes_in = 11
+    if of == "another backend":
+        plane.pools["test"] = make_pool({"max_connections": 1}, {})
+        made.set_rows({})
+        made.set_rows(ROWS)
+    else:
+        [_, old.servers[1]] = make_pool({}, {}).servers
+        made.change_rows({}, ["test/b 10.0.0.2:80"])
+        made.change_rows({"test/b 10.0.0.2:80": 2}, [])
+    for _ in parts:
+        pass
+    assert region.is_row_clear(2)
+
+
+def test_others_run_between_the_parts(region: Region, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(published, "_AT_ONCE", 3)
+    plane = FakePlane()
+    plane.pools["test"] = pool = make_pool(*[{}] * 7)
+    rows = {server_row("test", server): row for row, server in enumerate(pool.servers, 3)}
+    made = Publisher(plane, region, is_alone=False)
+    made.set_rows({"test": 0, **rows})
+    for server in pool.servers:
+        server.counters.bytes_in = 1
+
+    def written() -> int:
+        return sum(not region.is_row_clear(row) for row in rows.values())
+
+    assert [written() for _ in made.publish_in_parts()] == [3, 6]
+    assert not any(region.is_row_clear(row) for row in rows.values())
