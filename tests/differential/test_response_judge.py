@@ -58,12 +58,16 @@ def test_blanks_before_an_extension_are_read_though_no_strict_reader_does() -> N
     assert _judge(sent, NO_LAST_CHUNK + b"0\r\n\r\n").client == ["200", "200"]
 
 
-def test_an_empty_line_before_a_status_line_is_read_though_no_strict_reader_does() -> None:
-    sent = b"HTTP/1.1 199 X\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert _judge(sent + b"\r\n" + PLAIN, b"HTTP/1.1 199 X\r\n\r\n" + PLAIN).client == [
-        "200",
-        "200",
-    ]
+@pytest.mark.parametrize("extension", [b"", b" ;a = b"])
+@pytest.mark.parametrize("interim", [b"Transfer-Encoding: chunked", b"Connection: close"])
+def test_an_empty_line_before_a_status_line_is_read_though_no_strict_reader_does(
+    interim: bytes, extension: bytes
+) -> None:
+    """Together with other liberties, too."""
+    sent = b"HTTP/1.1 199 X\r\n" + interim + b"\r\n\r\n\r\n" + NO_LAST_CHUNK + b"0\r\n\r\n"
+    got = b"HTTP/1.1 199 X\r\n\r\n" + NO_LAST_CHUNK + b"0\r\n\r\n"
+    given = sent.replace(b"5\r\nhello", b"5" + extension + b"\r\nhello")
+    assert _judge(given, got).client == ["200", "200"]
 
 
 def test_a_setting_for_a_proxy_does_not_go_on() -> None:
