@@ -137,7 +137,13 @@ class Node:
                 if isinstance(reply, hiredis.ReplyError):
                     raise Unfit(f"{self.name}: {reply}")
         if self._is_store:
-            [policy] = await link.ask([("CONFIG", "GET", "maxmemory-policy")])
+            probes: list[Command] = [
+                ("EVAL", "return 1", 0),
+                ("CONFIG", "GET", "maxmemory-policy"),
+            ]
+            may_run, policy = await link.ask(probes)
+            if isinstance(may_run, hiredis.ReplyError) and str(may_run).startswith("NOPERM"):
+                raise Unfit(f"{self.name}: {may_run}")
             self._check_policy(policy)
 
     def _check_policy(self, reply: object) -> None:

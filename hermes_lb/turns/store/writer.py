@@ -210,7 +210,10 @@ class Writer:
             now = self.now()
             for journal in journals[first : first + _AT_ONCE]:
                 lane = journal.lane
-                if lane is None or not lane.link.is_open or journal not in self._open:
+                if lane is None or journal not in self._open:
+                    continue
+                if not lane.link.is_open:
+                    self._place(journal)  # it may have nothing to send for long, and be renewed
                     continue
                 if not lane.is_waiting:  # else a failover may be in progress
                     journal.tidy(now)

@@ -10,10 +10,11 @@ import pytest
 
 from agent_worker.redis_server import RedisServer
 from hermes_lb.turns.ports import StoreAway
-from hermes_lb.turns.store import stored_turns
+from hermes_lb.turns.store import stored_turns, writer
 from tests.agent_worker.redis.topologies import ask
 from tests.support.turn_fleet import ValkeyFleet, read_all, run
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
+from tests.turns.store.rig import Turn
 from tests.turns.store.test_client import COUNT
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.client import StoreClient
     from tests.agent_worker.redis.topologies import Cluster, Sentinels
     from tests.turns.store.conftest import Connected
+    from tests.turns.store.test_journal import Journals
 
 
 def permit(ports: Iterable[int], user: str, password: str) -> None:
@@ -106,6 +108,40 @@ async def test_while_the_new_ones_are_refused_those_before_are_used(
     delete([server.port], "old")
     assert await count(client) == len(refused) + 2
     assert users(server.port) == {name}
+
+
+async def test_a_user_without_rights_is_refused(server: RedisServer, client: StoreClient) -> None:
+    """Whoever sets up a user may give it a password first."""
+    assert await count(client) == 1
+    permit([server.port], "new", "p2")
+    ask(server.port, "ACL", "SETUSER", "new", "-@scripting")
+    client.renew(url(server, "new:p2"))
+    with pytest.raises(OSError, match="NOPERM"):
+        await client.try_login()
+    ask(server.port, "CLIENT", "KILL", "USER", "old")
+    assert await count(client) == 2
+    assert users(server.port) == {"old"}
+
+
+async def test_a_journal_without_news_lives_on(
+    server: RedisServer, client: StoreClient, monkeypatch: pytest.MonkeyPatch, journals: Journals
+) -> None:
+    """Its connection is lost, and it has nothing to send."""
+    monkeypatch.setattr(writer, "_RENEWED", 0.0)
+    turn = Turn(journals(client))
+    turn.append()
+    await eventually(lambda: not turn.journal.unacknowledged)
+    permit([server.port], "new", "p2")
+    client.renew(url(server, "new:p2"))
+    delete([server.port], "old")
+    await until(lambda: users(server.port) == {"new"})
+    for key in turn.keys:
+        await client.ask(key, "PEXPIRE", key, 5_000)
+
+    async def is_renewed() -> bool:
+        return all([await client.ask(key, "PTTL", key) > 5_000 for key in turn.keys])
+
+    await until(is_renewed)
 
 
 async def test_where_neither_is_accepted_the_store_is_away_until_one_is(
