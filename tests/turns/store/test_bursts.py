@@ -14,7 +14,7 @@ from hermes_lb.turns.store import client as module
 from hermes_lb.turns.store.in_flight import InFlight
 from hermes_lb.turns.store.scripts import script_of
 from tests.support.waiting import until
-from tests.turns.store.test_garbage import POLICY
+from tests.turns.store.test_garbage import MAY_RUN, POLICY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,6 +55,8 @@ class HeldServer:
                 while (words := parser.gets()) is not False:
                     if words[0] == b"CONFIG":
                         writer.write(POLICY)
+                    elif words[0] == b"EVAL" and len(words) == 3:  # without keys
+                        writer.write(MAY_RUN)
                     else:
                         self.asked.append(words[-1])
                         self._held.append(writer)

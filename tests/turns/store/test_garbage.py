@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.client import StoreClient
     from tests.turns.store.conftest import Connected
 
+#: Replies as a connection begins: scripts may be run, and keys are not evicted.
+MAY_RUN = b":1\r\n"
 POLICY = b"*2\r\n$16\r\nmaxmemory-policy\r\n$10\r\nnoeviction\r\n"
 GARBAGE = [
     b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*0\r\n", b"*-1\r\n", b"-ERR x\r\n",
@@ -37,7 +39,7 @@ TURN = TurnName("a" * 42, "a" * 26, "n", "k", "")
 
 
 class OddServer:
-    """Replies with garbage to everything but the question for its policy."""
+    """Replies with garbage to everything but the questions as a connection begins."""
 
     def __init__(self) -> None:
         self._rng = Random(1)
@@ -49,7 +51,7 @@ class OddServer:
             while data := await reader.read(65_536):
                 self.asked += 1
                 is_greeting = b"maxmemory-policy" in data
-                writer.write(POLICY if is_greeting else self._rng.choice(GARBAGE))
+                writer.write(MAY_RUN + POLICY if is_greeting else self._rng.choice(GARBAGE))
         except OSError:
             pass
         finally:

@@ -111,7 +111,7 @@ async def test_while_the_new_ones_are_refused_those_before_are_used(
 
 
 async def test_a_user_without_rights_is_refused(server: RedisServer, client: StoreClient) -> None:
-    """Whoever sets up a user may give it a password first."""
+    """An administrator may give a user its password before its rights."""
     assert await count(client) == 1
     permit([server.port], "new", "p2")
     ask(server.port, "ACL", "SETUSER", "new", "-@scripting")
