@@ -419,7 +419,7 @@ def _known_strategies(names: list[str]) -> None:
             if name in STRATEGIES:
                 continue
             if name.startswith(plugins.PREFIX) or plugins.is_installed_name(name):
-                found = plugins.load(name)
+                found = plugins.load(name).found
                 check_picks(name, found, found.options())
                 continue
         except (PluginError, ValueError) as error:

@@ -53,15 +53,17 @@ STRATEGIES: Final[dict[str, type[Strategy]]] = {
 
 def strategy_type(name: str) -> type[Strategy]:
     """The class of a `balance`, also of a user's own. Raises PluginError."""
-    return STRATEGIES.get(name) or plugins.loaded(name)
+    return STRATEGIES.get(name) or plugins.loaded(name).found
 
 
-def make(name: str, options: StrategyOptions | None = None) -> Strategy:
-    """A strategy with these options, or its defaults; a user's own in its guard.
+def make(
+    name: str, options: StrategyOptions | None = None, code: plugins.Code | None = None
+) -> Strategy:
+    """A strategy with these options, or its defaults; a user's own in its guard, of this `code`.
 
     Raises PluginError if its class can't be had. If its constructor raises, it is round robin.
     """
-    found = strategy_type(name)
+    found = strategy_type(name) if code is None else code.found
     if name in STRATEGIES:
         return found(found.options() if options is None else options)
     try:

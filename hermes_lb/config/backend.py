@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
     Field,
     PlainValidator,
+    PrivateAttr,
     SerializeAsAny,
     ValidationInfo,
     WithJsonSchema,
@@ -31,16 +32,28 @@ from hermes_lb.options.kinds import Kinds
 from hermes_lb.options.section import Section
 from hermes_lb.options.units import Duration, PositiveDuration, UnixAddress
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _OPTIONS_BY_NAME = {name: one.options for name, one in STRATEGIES.items()}
 _STRATEGY_OPTIONS = Kinds("balance", _OPTIONS_BY_NAME)
 
 
-def _is_known(name: str) -> str:
+MODULES = "modules"
+"""In pydantic's context: the texts of modules of strategies that were checked before."""
+
+
+def _texts(info: ValidationInfo) -> Mapping[str, str]:
+    texts: Mapping[str, str] = (info.context or {}).get(MODULES, {})
+    return texts
+
+
+def _is_known(name: str, info: ValidationInfo) -> str:
     """Load a strategy of one's own: a reload takes its module as it is by then."""
     if name not in STRATEGIES:
         if not name.startswith(plugins.PREFIX) and not plugins.is_installed_name(name):
             raise PydanticKnownError("literal_error", {"expected": ", ".join(STRATEGIES)})
-        plugins.load(name)
+        plugins.load(name, _texts(info))
     return name
 
 
@@ -65,10 +78,11 @@ def _options(given: Any, info: ValidationInfo) -> StrategyOptions:
         return StrategyOptions()
     if balance in STRATEGIES:
         return cast("StrategyOptions", _STRATEGY_OPTIONS.validate(balance, given, info.context))
-    found = plugins.loaded(balance)
+    found, module, _ = plugins.loaded(balance)
     kinds = Kinds("balance", {**_OPTIONS_BY_NAME, balance: found.options}, undescribed=balance)
     options = cast("StrategyOptions", kinds.validate(balance, given, info.context))
-    check_picks(balance, found, options)
+    if module not in _texts(info):
+        check_picks(balance, found, options)
     return options
 
 
@@ -119,6 +133,18 @@ class Backend(Section):
     discovery: DiscoveryOptions | None = None
     servers: list[Server] = Field([])
 
+    _code: plugins.Code | None = PrivateAttr(None)
+
+    @property
+    def code(self) -> plugins.Code | None:
+        """Of a strategy of one's own, as this was loaded with it."""
+        return self._code
+
+    def has_strategy_of(self, other: Backend) -> bool:
+        """The same strategy with the same options; one's own: with the same text."""
+        mine = self.balance, self.code, self.strategy
+        return mine == (other.balance, other.code, other.strategy)
+
     @property
     def header_keys(self) -> frozenset[bytes]:
         """Names, in lower case, of the fields that the choice of a server depends on."""
@@ -126,6 +152,12 @@ class Backend(Section):
         for rule in self.stick:
             names += rule.header_keys
         return frozenset(name.lower().encode() for name in names)
+
+    @model_validator(mode="after")
+    def _keeps_code(self) -> Self:
+        if self.balance not in STRATEGIES:
+            self._code = plugins.loaded(self.balance)
+        return self
 
     @model_validator(mode="after")
     def _has_servers(self) -> Self:

@@ -62,7 +62,17 @@ def describe_changes(old: Config, new: Config) -> list[str]:
 
     In the order of the file's sections; empty if nothing differs. Secrets are not shown.
     """
-    return list(_differences(old, new, ()))
+    return [*_differences(old, new, ()), *_changed_modules(old, new)]
+
+
+def _changed_modules(old: Config, new: Config) -> Iterator[str]:
+    """Of strategies of one's own that are named as before."""
+    for name, backend in new.backends.items():
+        before, code = old.backends.get(name), backend.code
+        if before is None or code is None or before.balance != backend.balance:
+            continue
+        if before.code != code:
+            yield f"backends.{name}.balance: the module {code.module} has changed"
 
 
 def _at(config: Config, path: KeyPath) -> object:

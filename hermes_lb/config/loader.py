@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from hermes_lb.config.backend import MODULES
 from hermes_lb.config.dump import Origin
 from hermes_lb.config.environment import expanded
 from hermes_lb.config.error_pages import read_pages
@@ -23,31 +24,38 @@ if TYPE_CHECKING:
     from hermes_lb.options.problems import KeyPath
 
 
-def load_config(source: Config | Mapping[str, Any] | str | Path) -> Config:
+def load_config(
+    source: Config | Mapping[str, Any] | str | Path,
+    *,
+    strategy_modules: Mapping[str, str] | None = None,
+) -> Config:
     """The configuration in a TOML file (a path), in a mapping of the same shape, or as it is.
 
     In a file `${NAME}` is a variable of the environment; files of secrets are read. Raises
     ConfigError with every problem at once: wrong values, unknown and missing keys, and names that
     do not fit together. Problems of a file have lines; a file that cannot be read, or is not TOML,
-    has one.
+    has one. `strategy_modules`: what to take in the place of the files of these modules, as a
+    `Config` has it.
     """
     if isinstance(source, Config):
         return refreshed(source)  # coherent, or it could not have been made
     if isinstance(source, Mapping):
-        return _validate(_plain(source), None, None)
+        return _validate(_plain(source), None, None, {MODULES: strategy_modules or {}})
     name = os.fspath(source)
     text, tables = read_source(Path(source), name)
     return _validate(tables, text, name)
 
 
-def _validate(tables: dict[str, Any], text: str | None, name: str | None) -> Config:
+def _validate(
+    tables: dict[str, Any], text: str | None, name: str | None, context: Any = None
+) -> Config:
     """`text`: of the file, whose strings may name variables of the environment."""
     values, found = (tables, []) if text is None else expanded(tables, os.environ)
     values, missing = filled(values)
     found += missing
     found += check_references(values)
     try:
-        config, unread = read_pages(Config.model_validate(values))
+        config, unread = read_pages(Config.model_validate(values, context=context))
         found += unread
     except ValidationError as error:
         # By the tables: a message must not show a secret.

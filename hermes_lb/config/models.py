@@ -6,11 +6,11 @@ The keys are the contract with users, and have HAProxy's and nginx's names where
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from hermes_lb.config.backend import Backend
+from hermes_lb.config.backend import MODULES, Backend
 from hermes_lb.config.error_pages import Pages
 from hermes_lb.config.frontend import Frontend
 from hermes_lb.config.process import Admin, Limits, Log, Process, Timeouts
@@ -19,6 +19,9 @@ from hermes_lb.options.kinds import INHERITED
 from hermes_lb.options.problems import dotted
 from hermes_lb.options.section import Name, Section
 from hermes_lb.turns.options import StoreOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Config(Section):
@@ -47,10 +50,29 @@ class Config(Section):
         return self
 
     @classmethod
-    def inherited(cls, tables: dict[str, Any]) -> Self:
+    def inherited(
+        cls, tables: dict[str, Any], strategy_modules: Mapping[str, str] | None = None
+    ) -> Self:
         """The configuration that runs, from a process that may be of an earlier version: options
         which that one accepted and ignored are dropped."""
-        return cls.model_validate(tables, context=INHERITED)
+        context = {INHERITED: True, MODULES: strategy_modules or {}}
+        return cls.model_validate(tables, context=context)
+
+    def state(self) -> dict[str, Any]:
+        """JSON for `restored`, in another process or after an upgrade."""
+        config = self.model_dump(mode="json")
+        return {"config": config, "strategy_modules": self.strategy_modules}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Self:
+        """The same, also of code that left out the modules. Raises ValidationError."""
+        return cls.inherited(state["config"], state.get("strategy_modules"))
+
+    @property
+    def strategy_modules(self) -> dict[str, str]:
+        """Of strategies of one's own: the texts of their modules, whatever the files are now."""
+        codes = [one.code for one in self.backends.values() if one.code is not None]
+        return {code.module: code.text for code in codes if code.text is not None}
 
     @property
     def backends_with_turns(self) -> frozenset[str]:

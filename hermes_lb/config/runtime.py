@@ -175,7 +175,8 @@ def checked(config: Config, runtime: RuntimeServers, resolved: Backends) -> dict
     applied = runtime.applied(resolved)
     if any(applied[name].servers != resolved[name].servers for name in applied):
         written = {name: one.model_dump(mode="json") for name, one in applied.items()}
-        load_config({**config.model_dump(mode="json"), "backends": written})
+        tables = {**config.model_dump(mode="json"), "backends": written}
+        load_config(tables, strategy_modules=config.strategy_modules)
     return applied
 
 

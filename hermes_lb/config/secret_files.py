@@ -53,7 +53,9 @@ def refreshed(config: Config) -> Config:
     tables, problems = filled(config.model_dump())
     if problems:
         raise ConfigError([Problem(dotted(path), None, text) for path, text in problems], None)
-    return config if tables == config.model_dump() else type(config).inherited(tables)
+    if tables == config.model_dump():
+        return config
+    return type(config).inherited(tables, config.strategy_modules)
 
 
 def secret_files(config: Config) -> Iterator[Path]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 OTHER_KIND = "other_kind"
 """The type of the error for a key of another kind. Its message is for people as it is."""
 
-INHERITED = {"is_inherited": True}
-"""pydantic's context with which keys of other kinds are dropped instead of refused."""
+INHERITED = "is_inherited"
+"""In pydantic's context: keys of other kinds are dropped instead of refused."""
 
 
 class Kinds:
@@ -53,7 +53,7 @@ class Kinds:
                 input=given[key],
             )
             for key, message in foreign.items()
-            if context != INHERITED
+            if INHERITED not in (context or ())
         ]
         try:
             options = model.model_validate({k: v for k, v in given.items() if k not in foreign})

@@ -10,7 +10,7 @@ from hermes_lb.affinity import CookieAffinity, KeyRules
 from hermes_lb.affinity.table import SessionTable
 from hermes_lb.backends import Pool
 from hermes_lb.backends.dialing import Dialer
-from hermes_lb.balancing import ConsistentHash, Learner, make, strategy_type
+from hermes_lb.balancing import ConsistentHash, Learner, make
 from hermes_lb.balancing.hashing import HashOptions
 from hermes_lb.errors import NoServer, Retry, SessionLost
 
@@ -115,8 +115,7 @@ class Backend:
         )
 
     def _set_strategy(self, configured: config.Backend) -> None:
-        self.strategy = make(configured.balance, configured.strategy)
-        self._strategy_type = strategy_type(configured.balance)  # a reload may bring another
+        self.strategy = make(configured.balance, configured.strategy, configured.code)
         self.learner = self.strategy if isinstance(self.strategy, Learner) else None
 
     def _set_up(self, configured: config.Backend, dialer: Dialer) -> None:
@@ -187,9 +186,7 @@ class Backend:
         `before_serving` is called when the pool has its servers, which no request has got yet.
         """
         before, self.configured = self.configured, configured
-        is_same_code = strategy_type(configured.balance) is self._strategy_type
-        is_same = (before.balance, before.strategy) == (configured.balance, configured.strategy)
-        if not (is_same and is_same_code):
+        if not before.has_strategy_of(configured):
             self.strategy.detach(self.pool)
             self._set_strategy(configured)
         self.pool.expects_servers = configured.discovery is not None

@@ -50,7 +50,7 @@ class Decisions:
     def state(self, config: Config) -> dict[str, Any]:
         """As JSON. `config` is the file's; that of the pools has operators' changes, too."""
         return {
-            "config": config.model_dump(mode="json"),
+            **config.state(),
             "applied": self._shared.config.model_dump(mode="json"),
             **self._shared.state(),
             "tls_files": self._kept_files.state,
@@ -87,7 +87,8 @@ def applied(inherited: Mapping[str, Any] | None) -> tuple[Config, Found] | None:
     with suppress(ValueError):
         if inherited.get("addresses"):
             return None
-        config = Config.inherited(inherited.get("applied", inherited["config"]))
+        tables = inherited.get("applied", inherited["config"])
+        config = Config.restored({**inherited, "config": tables})
         has = {(name, s.name) for name, one in config.backends.items() for s in one.servers}
         found = found_in(inherited.get("found", {}))
         has |= {(backend, name) for backend, servers in found.items() for name in servers}
@@ -101,7 +102,7 @@ def inherited_servers(inherited: Mapping[str, Any] | None, config: Config) -> Ru
     if inherited is None or "runtime" not in inherited:
         return RuntimeServers()
     try:
-        before = Config.inherited(inherited["config"]).backends
+        before = Config.restored(inherited).backends
         runtime = RuntimeServers.restored(inherited["runtime"])
         kept = runtime.after_reload(before, config.backends)
         checked(config, kept, config.backends)

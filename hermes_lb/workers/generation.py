@@ -23,5 +23,5 @@ def inherited_config() -> Config | None:
         return None
     with os.fdopen(os.dup(int(text)), "rb") as file, suppress(ValueError):
         file.seek(0)
-        return Config.inherited(json.load(file)["inherited"]["config"])
+        return Config.restored(json.load(file)["inherited"])
     return None

@@ -202,7 +202,7 @@ async def _start(config: Config, file: Path, handover: Handover) -> Supervisor:
         if handover.inherited is None:
             raise ValueError(why) from None
         logger.error("the new configuration can't be used, the old one goes on: %s", why)
-        supervisor = Supervisor(Config.inherited(handover.inherited["config"]), file, handover)
+        supervisor = Supervisor(Config.restored(handover.inherited), file, handover)
         await supervisor.start()
     return supervisor
 

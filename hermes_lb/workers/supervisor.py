@@ -255,7 +255,7 @@ class Supervisor:
         if config.needs_embedded_store:
             config = config.with_store(self._handover.store.url)
         about = {
-            "config": within_limits(config, listening.slots).model_dump(mode="json"),
+            **within_limits(config, listening.slots).state(),
             "key": self._handover.key,
             "tickets": self._handover.tickets.state,
             "rows": self._handover.layout.rows,

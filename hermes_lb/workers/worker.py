@@ -170,7 +170,7 @@ class Worker:
                 self._channel.answer(message, answer or {})
 
     async def _on_start(self, message: Message, descriptors: list[int]) -> Message | None:
-        configured = Config.model_validate(message["config"])
+        configured = Config.restored(message)
         number, wakeups = message["number"], message["bells"]
         self._memory = memory = SharedMemory(descriptors[0])
         plane = DataPlane(
@@ -212,7 +212,7 @@ class Worker:
         )
 
     async def _on_reconfigure(self, message: Message, descriptors: list[int]) -> None:
-        configured = Config.model_validate(message["config"])
+        configured = Config.restored(message)
 
         def before_serving() -> None:
             self.plane.set_discovered(found_in(message.get("discovered", {})))
