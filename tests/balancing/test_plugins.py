@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from random import Random
@@ -14,6 +15,7 @@ from hermes_lb.balancing.guarded import Guarded
 from hermes_lb.config import Backend, ConfigError, load_config
 from tests.support.pools import FakeRequest, FakeWaiter, make_pool
 from tests.support.strategies import many
+from tests.support.strategy_file import StrategyFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,16 +48,11 @@ class Mine(Strategy):
         """
 
 
-class Module:
+class Module(StrategyFile):
     """A module of the user's, on the path."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name = f"python:{name}:Mine"
-        self._path = folder / f"{name}.py"
-
-    def write(self, text: str) -> str:
-        self._path.write_text(HEAD + text)
-        return self.name
+    def write(self, text: str | None) -> str:
+        return super().write(HEAD + (text or ""))
 
 
 @pytest.fixture
@@ -158,12 +155,46 @@ def test_a_changed_module_is_loaded_again_and_a_broken_one_changes_nothing(modul
     before = make(backend.balance)
     configured(module.name)
     assert type(make(module.name).inner) is type(before.inner)  # type: ignore[attr-defined]
+    executed = sys.modules[module.module]
     problem(module.write("1 / 0"))
+    assert sys.modules[module.module] is executed
     assert type(make(module.name).inner) is type(before.inner)  # type: ignore[attr-defined]
     configured(module.write(GOOD.replace("self.skip %", "(1 + self.skip) %")))
     pool = many(3)
     for strategy, number in ((before, 0), (make(module.name), 1)):
         assert strategy.pick(pool, FakeRequest(), 0.0, Random(0)) is pool.servers[number]
+
+
+def test_what_was_imported_by_something_else_is_not_executed_again(module: Module) -> None:
+    module.write(GOOD)
+    before = importlib.import_module(module.module)
+    configured(module.name)
+    assert sys.modules[module.module] is before
+
+
+def test_a_module_of_a_package_is_the_one_that_others_import(
+    module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = module.path.with_suffix("")
+    package.mkdir()
+    (package / "__init__.py").touch()
+    inner = Module(package, "inner")
+    for text in (GOOD, f"{GOOD}# another"):
+        inner.write(text)
+        configured(f"python:{module.module}.inner:Mine")
+        found = sys.modules[f"{module.module}.inner"]
+        assert sys.modules[module.module].inner is found
+    monkeypatch.delitem(sys.modules, f"{module.module}.inner")
+
+
+def test_its_module_is_compiled_by_its_own_rules(module: Module) -> None:
+    configured(
+        module.write(
+            f"{GOOD}\nassert Mine.index.__annotations__ == {{'n': int}}".replace(
+                "    def pick", "    def index(self, n: int): pass\n    def pick"
+            )
+        )
+    )
 
 
 class Wrong(Tracker):
