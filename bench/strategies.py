@@ -95,7 +95,7 @@ def measure(name: str, size: int, rounds: int, condition: str = "") -> float:
             strategy.answered(server, _Answer(), rng.expovariate(1.0), 0.0)  # type: ignore[arg-type]
     _trouble(pool, condition)
     whole = min(_play(strategy, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
-    fixed = _First(pool.servers[0])
+    fixed = _Fixed(pool.servers[-1])  # those in trouble are the first ones
     leased = min(_play(fixed, pool, requests, leases, rng, _PICKS) for _ in range(rounds))
     if condition != "lease":
         return max(0.0, whole - leased)
@@ -114,7 +114,7 @@ def _trouble(pool: Pool, condition: str) -> None:
         server.failed(1.0)
 
 
-class _First:
+class _Fixed:
     """A strategy that costs nothing."""
 
     def __init__(self, server: object) -> None:

@@ -11,13 +11,10 @@ unevenly (160 points): `maglev` is evener.
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
-from hashlib import blake2b
-from struct import unpack
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.balancing.hashing import DEFAULTS, STEPS, Hashed, HashOptions
+from hermes_lb.balancing.ring import Ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +27,6 @@ POINTS: Final = 160
 MOST_UNITS: Final = 7
 # 1,600 servers of weight 1, built in 0.3 s. Beyond, the unit is doubled.
 MOST_POINTS: Final = 256_000
-_AT_ONCE: Final = 8  # points from one digest of 64 bytes
 
 
 class ConsistentHash(Hashed):
@@ -41,24 +37,15 @@ class ConsistentHash(Hashed):
 
     def __init__(self, options: HashOptions = DEFAULTS) -> None:
         super().__init__(options)
-        self._points = array("Q")
-        self._owners: list[Server] = []
+        self._ring = Ring([], [])
 
     def _build(self, servers: list[Server]) -> None:
         weights = [server.full_weight for server in servers]
         counts = points_by_weight(weights, [server.config.weight for server in servers])
-        owners: dict[int, Server] = {}
-        for server, count in zip(servers, counts, strict=True):
-            owners.update(dict.fromkeys(_points(server.name, count), server))
-        ring = sorted(owners)
-        self._points = array("Q", ring)
-        self._owners = [owners[point] for point in ring]
+        self._ring = Ring(servers, counts)
 
     def _preferred(self, hashed: int) -> Iterator[Server]:
-        owners = self._owners
-        place = bisect_left(self._points, hashed) - len(owners)  # from -n: the ring goes on at 0
-        for step in range(min(STEPS, len(owners))):
-            yield owners[place + step]
+        return self._ring.preferred(hashed, STEPS)
 
 
 def points_by_weight(weights: list[int], configured: list[int]) -> list[int]:
@@ -86,11 +73,3 @@ def unit_of(weights: list[int], configured: list[int]) -> int:
     while POINTS * total > MOST_POINTS * unit:
         unit *= 2
     return unit
-
-
-def _points(name: str, count: int) -> list[int]:
-    """The first `count` of an endless sequence: a greater weight only adds points."""
-    points: list[int] = []
-    for number in range(-(-count // _AT_ONCE)):
-        points += unpack(">8Q", blake2b(f"{name}#{number}".encode()).digest())
-    return points[:count]

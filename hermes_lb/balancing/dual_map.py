@@ -12,7 +12,6 @@ prefixes or tenants of very different popularity. Misleads for state that must b
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from hashlib import blake2b
 from struct import unpack
 from typing import TYPE_CHECKING, Final
@@ -24,7 +23,7 @@ from hermes_lb.balancing.explanation import Explanation, names
 from hermes_lb.balancing.hashing import STEPS, HashOptions, KeyOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from random import Random
 
     from hermes_lb.backends import Pool, Server
@@ -52,10 +51,10 @@ class DualMap(ConsistentHash):
     def pick(self, pool: Pool, request: Request, now: float, rng: Random) -> Server | None:
         self._prepare(pool)
         one, two = _two_hashes(self._key(request))
-        first = self._next(one, None, request.tried, now) if self._weight_up else None
+        first = self._ring.first(one, STEPS, None, request.tried, now) if self._weight_up else None
         if first is None:
             return self._among(pool.candidates(request.tried, now), one)
-        second = self._next(two, first, request.tried, now)
+        second = self._ring.first(two, STEPS, first, request.tried, now)
         if second is None:
             return first
         # load / weight > load / weight + slack / mean weight, without the divisions.
@@ -63,26 +62,12 @@ class DualMap(ConsistentHash):
         allowed = self._slack * first.weight * second.weight * len(self._up)
         return second if excess * self._weight_up > allowed else first
 
-    def _next(
-        self, hashed: int, other: Server | None, tried: Collection[Server], now: float
-    ) -> Server | None:
-        """The first on the ring that can take the request, and is not the `other`."""
-        owners = self._owners
-        place = bisect_left(self._points, hashed) - len(
-            owners
-        )  # as `_preferred`, without its calls
-        for step in range(min(STEPS, len(owners))):
-            server = owners[place + step]
-            if server is not other and server.can_take(now) and server not in tried:
-                return server
-        return None
-
     def explain(self, view: View) -> Callable[[Server], Explanation]:
         self._prepare(view.pool)
-        key = self._key(view.request)
+        key, tried, ring = self._key(view.request), view.request.tried, self._ring
         one, two = _two_hashes(key)
-        first = self._next(one, None, view.request.tried, view.now) if self._weight_up else None
-        second = first and self._next(two, first, view.request.tried, view.now)
+        first = ring.first(one, STEPS, None, tried, view.now) if self._weight_up else None
+        second = first and ring.first(two, STEPS, first, tried, view.now)
         both = [server for server in (first, second) if server is not None]
         fact = f"{names(both) or 'no server'}: by two hashes of {key.decode(errors='replace')}"
 

@@ -14,7 +14,6 @@ it, also for sessions by affinity.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
@@ -69,7 +68,7 @@ class SelectivePush(ConsistentHash, Learner, Tracker):
         self._prepare(pool)
         if self._weight_up:
             tried = request.tried
-            for server in islice(self._preferred(hash64(self._key(request))), _STEPS):
+            for server in self._ring.preferred(hash64(self._key(request)), _STEPS):
                 if server.can_take(now) and server not in tried and self.has_room(server, now):
                     return server
         least = self._least.pick(pool, request, now, rng)
@@ -102,7 +101,7 @@ class SelectivePush(ConsistentHash, Learner, Tracker):
         key = self._key(view.request)
         near: list[Server] = []
         if self._weight_up:
-            near = list(dict.fromkeys(islice(self._preferred(hash64(key)), _STEPS)))
+            near = list(dict.fromkeys(self._ring.preferred(hash64(key), _STEPS)))
         fact = f"by the hash of {key.decode(errors='replace')}, at most {self._most} in a server"
 
         def explanation(picked: Server) -> Explanation:

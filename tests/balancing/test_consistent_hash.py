@@ -166,7 +166,7 @@ def test_a_lower_weight_at_run_time_moves_no_others_in_a_fleet_that_is_too_large
         patch.setattr(consistent_hash, "MOST_POINTS", 500)
         pool, strategy = pool_of(weights), ConsistentHash(HashOptions(load_factor=0))
         before = homes(pool, strategy, KEYS[:400])
-        assert len(strategy._points) <= 500 + len(weights)
+        assert len(strategy._ring.points) <= 500 + len(weights)
         server = data.draw(st.sampled_from(pool.servers))
         server.set_weight(data.draw(st.integers(0, server.config.weight)))
         assert_only_its_own_moved(before, homes(pool, strategy, KEYS[:400]), server.name)
@@ -215,8 +215,8 @@ def shares_of(pool: Pool) -> dict[str, float]:
     """Each server's share of the ring."""
     strategy = ConsistentHash()
     strategy._build(pool.primaries)
-    points, owned = strategy._points, Counter[str]()
-    for place, owner in enumerate(strategy._owners):
+    points, owned = strategy._ring.points, Counter[str]()
+    for place, owner in enumerate(strategy._ring.owners):
         owned[owner.name] += (points[place] - points[place - 1]) % 2**64
     return {server.name: owned[server.name] / 2**64 for server in pool.servers}
 
