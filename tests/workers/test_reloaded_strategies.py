@@ -103,3 +103,23 @@ async def test_a_text_that_is_refused_is_in_no_process_whatever_happens(
         assert await picked(site, running) == {1}
         assert "round robin" not in running.said
     assert "Traceback" not in running.said
+
+
+async def test_an_upgrade_takes_another_text_too_or_is_refused(
+    site: Site, mine: StrategyFile
+) -> None:
+    async with serving(site, mine, FIRST) as (running, api):
+        mine.write("class Other: pass")
+        running.signal(signal.SIGUSR2)
+        said = await running.says("no upgrade: the new code refuses: (.*)\n")
+        assert mine.refusal("class Other: pass") in said[1]
+        assert await picked(site, running) == {1}
+        mine.write(SECOND)
+        running.signal(signal.SIGUSR2)
+        await running.says("upgraded")
+        assert await picked(site, running) == {2}
+        changes = await ask(site, "POST", f"{api}/reload")
+        assert changes["changes"] == []
+        await kill_all(running)
+        assert await picked(site, running) == {2}
+    assert "Traceback" not in running.said
