@@ -129,6 +129,7 @@ run-bench: $(VENV)/.installed-bench
 # A compiled build of this source for the benchmark, in an environment of its own. mypy sees the
 # optional dependencies too.
 compiled:
+	rm -rf build
 	$(BENCH_PYTHON) -m venv --clear $(COMPILED)
 	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt 'setuptools>=77' mypy '.[http2,turns,encryption,dns,otel]'

@@ -16,7 +16,7 @@ from setuptools import setup
 COMPILED = {
     "affinity": "response_cookies",
     "backends": "histogram outliers pool server",
-    "balancing": "live_sessions load_heap loops response_times ring weighted_sampler",
+    "balancing": "live_sessions load_heap loops response_times ring smooth_wrr weighted_sampler",
     "http": (
         "body bounded_cache continued_events fields forward head https json_search keys kept_body"
         " limits load_report numbered_events request response recurring_cache rules sse"

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from hermes_lb.backends import Server
 
-    # (-credit at pick 0, place, server): the richest first, of equals the first in order.
+    # (-credit at pick 0, place, server): the richest first, of equals the first in order. It is
+    # valid while `entries` has this number for the server. (Its identity would not do, as compiled
+    # code makes another tuple of it.)
     Entry = tuple[float, int, Server]
 
 # Up to this number of servers a loop over all of them is as fast.
@@ -38,12 +40,13 @@ class SmoothWrr:
         """With (place, server) of each; `place` decides between equals."""
         self._count = 0
         self._total = 0.0
-        self.entries: dict[Server, Entry] = {}  # the servers in here; read by `LoadHeap`
+        #: The servers in here, with -credit at pick 0; read by `LoadHeap`.
+        self.entries: dict[Server, float] = {}
         self._heaps: dict[float, list[Entry]] = {}
         for place, server in servers:
-            entry = (-server.current_weight, place, server)
-            self.entries[server] = entry
-            self._heaps.setdefault(server.weight, []).append(entry)
+            owed = -server.current_weight
+            self.entries[server] = owed
+            self._heaps.setdefault(server.weight, []).append((owed, place, server))
             self._total += server.weight
         for heap in self._heaps.values():
             heapify(heap)
@@ -54,20 +57,20 @@ class SmoothWrr:
 
     def add(self, place: int, server: Server) -> None:
         weight = server.weight
-        entry = (weight * self._count - server.current_weight, place, server)
+        owed = weight * self._count - server.current_weight
         entries = self.entries
-        entries[server] = entry
+        entries[server] = owed
         heap = self._heaps.setdefault(weight, [])
-        heappush(heap, entry)
+        heappush(heap, (owed, place, server))
         self._total += weight
         if len(heap) > 2 * len(entries) + FEW:  # most entries are stale
-            heap[:] = [entry for entry in heap if entries.get(entry[2]) is entry]
+            heap[:] = {entry[2]: entry for entry in heap if self._is_valid(entry)}.values()
             heapify(heap)
 
     def remove(self, server: Server) -> None:
         """Write its credit back. Its entry in the heap becomes stale."""
         weight = server.weight
-        server.current_weight = weight * self._count - self.entries.pop(server)[0]
+        server.current_weight = weight * self._count - self.entries.pop(server)
         self._total -= weight
 
     def next(self, guests: Mapping[Server, int] = _NO_GUESTS) -> Server:
@@ -81,7 +84,7 @@ class SmoothWrr:
         best_heap: list[Entry] = []
         most = 0.0
         for weight, heap in self._heaps.items():
-            while heap and entries.get(heap[0][2]) is not heap[0]:
+            while heap and entries.get(heap[0][2]) != heap[0][0]:
                 heappop(heap)
             if heap:
                 entry = heap[0]
@@ -103,17 +106,20 @@ class SmoothWrr:
         assert best is not None
         heappop(best_heap)
         owed, place, server = best
-        entries[server] = entry = (owed + total, place, server)
-        heappush(best_heap, entry)
+        owed += total
+        entries[server] = owed
+        heappush(best_heap, (owed, place, server))
         return server
 
     def credits(self) -> Iterator[tuple[Server, float]]:
         """The credit of each, by the weights that they had when they were added."""
         for weight, heap in self._heaps.items():
             for entry in heap:
-                server = entry[2]
-                if self.entries.get(server) is entry:
-                    yield server, weight * self._count - entry[0]
+                if self._is_valid(entry):
+                    yield entry[2], weight * self._count - entry[0]
+
+    def _is_valid(self, entry: Entry) -> bool:
+        return self.entries.get(entry[2]) == entry[0]
 
     def settle(self) -> None:
         """Write the credit of each back."""
