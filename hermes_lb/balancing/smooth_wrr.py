@@ -84,13 +84,14 @@ class SmoothWrr:
         best_heap: list[Entry] = []
         most = 0.0
         for weight, heap in self._heaps.items():
-            while heap and entries.get(heap[0][2]) != heap[0][0]:
-                heappop(heap)
-            if heap:
+            while heap:
                 entry = heap[0]
-                credit = weight * count - entry[0]
-                if best is None or credit > most or (credit == most and entry[1] < best[1]):
-                    best, best_heap, most = entry, heap, credit
+                if entries.get(entry[2]) == entry[0]:
+                    credit = weight * count - entry[0]
+                    if best is None or credit > most or (credit == most and entry[1] < best[1]):
+                        best, best_heap, most = entry, heap, credit
+                    break
+                heappop(heap)
         total = self._total
         if guests:
             gained = 0.0
