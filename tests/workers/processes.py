@@ -62,6 +62,19 @@ def let_go(workers: list[Worker]) -> None:
         worker.go_on.set()
 
 
+def turns_in(store: str, secret: Path) -> str:
+    """TOML behind that of `Site.write`: all requests are turns, in the store of this line."""
+    return f'''
+[[frontends.routes]]
+path_prefix = "/"
+backend = "agents"
+[frontends.routes.turns]
+[store]
+{store}
+secret_file = "{secret}"
+'''
+
+
 @asynccontextmanager
 async def serving(file: Path, before: str = "") -> AsyncIterator[tuple[Running, str]]:
     """A started balancer, and the URL of its admin API."""

@@ -12,20 +12,11 @@ from agent_worker.redis_server import RedisServer
 from tests.support.mounted_secret import MountedSecret
 from tests.support.waiting import until
 from tests.turns.store.test_login import delete, permit, url, users
-from tests.workers.processes import serving
+from tests.workers.processes import serving, turns_in
 
 if TYPE_CHECKING:
     from tests.workers.processes import Site
 
-TURNS = """
-[[frontends.routes]]
-path_prefix = "/"
-backend = "agents"
-[frontends.routes.turns]
-[store]
-url_file = "{url}"
-secret_file = "{secret}"
-"""
 PROCESSES = 2
 
 
@@ -38,7 +29,8 @@ async def test_a_password_that_is_rotated_while_turns_run(site: Site) -> None:
         permit([server.port], "old", "p1")
         mounted = MountedSecret(site.folder / "mounted", store=url(server, "old:p1"))
         file = site.write(count=PROCESSES)
-        file.write_text(file.read_text() + TURNS.format(url=mounted.path("store"), secret=secret))
+        store = f'url_file = "{mounted.path("store")}"'
+        file.write_text(file.read_text() + turns_in(store, secret))
         async with serving(file) as (running, _):
 
             async def turn(path: str, key: str) -> str:

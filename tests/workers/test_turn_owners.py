@@ -15,20 +15,11 @@ from hermes_lb.tasks import Tasks
 from hermes_lb.turns.store.client import StoreClient
 from hermes_lb.turns.store.incarnation import RETIRED
 from tests.support.waiting import until
-from tests.workers.processes import let_go, serving
+from tests.workers.processes import let_go, serving, turns_in
 
 if TYPE_CHECKING:
     from tests.workers.processes import Site
 
-TURNS = """
-[[frontends.routes]]
-path_prefix = "/"
-backend = "agents"
-[frontends.routes.turns]
-[store]
-url = "{url}"
-secret_file = "{secret}"
-"""
 HEADERS = {"Authorization": "Bearer a", "Idempotency-Key": "k"}
 
 
@@ -40,7 +31,7 @@ async def test_the_turns_of_a_dead_process_are_lost_at_once(site: Site) -> None:
     with RedisServer.start() as server:
         client = StoreClient(server.url)
         file = site.write(count=2)
-        file.write_text(file.read_text() + TURNS.format(url=server.url, secret=secret))
+        file.write_text(file.read_text() + turns_in(f'url = "{server.url}"', secret))
 
         async def incarnations() -> set[bytes | None]:
             keys = await client.ask("", "KEYS", "lb:{o:*}:alive")
