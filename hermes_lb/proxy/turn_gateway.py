@@ -45,25 +45,26 @@ class TurnGateway:
         self.reads_body = asyncio.Lock()
         self._followers: dict[str, int] = {}
         self._abandoned: dict[str, Callable[[], None]] = {}
-        self._present: dict[str, list[Callable[[str], None]]] = {}
+        self._present: dict[str, list[Callable[[str], bool]]] = {}
         store.on_orphan(self._orphaned)
 
     # Takeovers, by requests of the turn's principal that are there.
 
-    def attend(self, principal: str, take_over: Callable[[str], None]) -> None:
-        """A request is there, which can take over the turn that `take_over` is called with."""
+    def attend(self, principal: str, take_over: Callable[[str], bool]) -> None:
+        """A request is there. `take_over` is called with a turn -> whether the request can take it
+        over."""
         self._present.setdefault(principal, []).append(take_over)
 
-    def leave(self, principal: str, take_over: Callable[[str], None]) -> None:
+    def leave(self, principal: str, take_over: Callable[[str], bool]) -> None:
         present = self._present[principal]
         present.remove(take_over)
         if not present:
             del self._present[principal]
 
     def _orphaned(self, principal: str, turn: str) -> None:
-        present = self._present.get(principal)
-        if present:
-            present[-1](turn)
+        for take_over in reversed(self._present.get(principal, ())):
+            if take_over(turn):
+                return
 
     @property
     def buffered(self) -> int:

@@ -52,7 +52,7 @@ class Gate(TurnGate):
         self.most_kept = 0
         self.cors = b""  # fields with which the turn's page can read our answers
         self._following = ""  # the turn that it follows
-        self._attends: tuple[str, Callable[[str], None]] | None = None
+        self._attends: tuple[str, Callable[[str], bool]] | None = None
         self._work: asyncio.Task[Any] | None = None  # which waits for that turn
         self._keep_alive: KeepAlive | None = None
         self._client = TurnClient(exchange.client, self.over)
@@ -111,7 +111,7 @@ class Gate(TurnGate):
             self._following = record.id
             self.gateway.joined(record.id)
 
-    def attend(self, principal: str, take_over: Callable[[str], None]) -> None:
+    def attend(self, principal: str, take_over: Callable[[str], bool]) -> None:
         """Until its end, turns of its principal can be taken over by it."""
         self._attends = principal, take_over
         self.gateway.attend(principal, take_over)

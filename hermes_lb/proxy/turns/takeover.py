@@ -19,6 +19,7 @@ from hermes_lb.proxy.turns.executing import Executing
 from hermes_lb.turns.ports import Fenced, StoreAway
 
 if TYPE_CHECKING:
+    from hermes_lb.proxy.ports import TurnRequest
     from hermes_lb.proxy.stream_rules import StreamRules
     from hermes_lb.proxy.turns.gate import Gate
     from hermes_lb.proxy.turns.owner import Owner
@@ -33,9 +34,19 @@ def attend(gate: Gate, principal: str, rules: StreamRules) -> None:
         gate.attend(principal, partial(_take_over_soon, gate, principal, rules))
 
 
-def _take_over_soon(gate: Gate, principal: str, rules: StreamRules, turn: str) -> None:
+def _take_over_soon(gate: Gate, principal: str, rules: StreamRules, turn: str) -> bool:
+    if _asking(gate) is None:
+        return False
     work = _take_over(gate, principal, rules, turn)
     gate.context.tasks.spawn(work, name="takeover of a turn")
+    return True
+
+
+def _asking(gate: Gate) -> TurnRequest | None:
+    """Its request, whose fields another one can be made of; None: it is over, or its own response
+    has begun, with which the fields are dropped."""
+    exchange = gate.exchange
+    return exchange if exchange is not None and exchange.request_head else None
 
 
 async def _take_over(gate: Gate, principal: str, rules: StreamRules, turn: str) -> None:
@@ -46,7 +57,7 @@ async def _take_over(gate: Gate, principal: str, rules: StreamRules, turn: str) 
         if taken is None:
             return
         after = _last_id(taken)
-        exchange = gate.exchange
+        exchange = _asking(gate)
         if after is None:
             await taken.owned.lost("owner_died")
         elif exchange is None:

@@ -143,6 +143,33 @@ async def test_nobody_notices_who_follows_at_another_balancer(stage: Stage) -> N
     assert other.outcomes()["taken_over"] == 1
 
 
+@pytest.mark.parametrize("follows", ["before", "after"])
+async def test_a_request_whose_own_response_has_begun_takes_over_nothing(
+    stage: Stage, follows: str
+) -> None:
+    """Its fields are gone. One that follows takes over, whichever is there first."""
+    origin = await stage.origin()
+    one, other = await two(stage, origin)
+    first, at_origin, head, _ = await begin(one, origin, post(key="k"))
+    turn = turn_of(head)
+    await at_origin.send(chunk(numbered(1)))
+    await reads(first, 1)
+    if follows == "after":
+        await begin(other, origin, post(key="another"))
+    follower = await other.client()
+    await follower.send(get(path_of(turn)))
+    its_head = await follower.read_head()
+    assert numbered(1) in await reads(follower, 1)
+    if follows == "before":
+        await begin(other, origin, post(key="another"))
+    await stop(one, turn)
+    at_other, _ = await answer_resume(origin, "b-1")
+    await at_other.send(chunk(numbered(2)) + LAST_CHUNK)
+    assert (await follower.read_body(its_head)).endswith(numbered(2))
+    await other.in_state(turn, "done")
+    assert other.outcomes()["taken_over"] == 1
+
+
 @pytest.mark.slow
 async def test_one_that_waits_for_the_session_takes_over_the_turn_before(stage: Stage) -> None:
     origin = await stage.origin()
