@@ -21,6 +21,7 @@ CONTINUED, LEAVING = "/continued/turns", "/leaving/turns"
 PAGE = "https://page.example"
 _PRINCIPALS = 12
 _SESSIONS = 2  # for all clients of a kind
+_OF_TURNS = "/.hermes/turns/"
 # The turn of an intruder on the route of the others would end when it leaves.
 _NOT_WANTED = ("intruder", "leaving")
 # Beyond the route's `journal_size`, in all.
@@ -136,8 +137,11 @@ def _follower(crowd: Crowd, turn: Turn) -> Callable[[], Awaitable[None]]:
 async def intruder(crowd: Crowd, number: int) -> None:
     """Wants another principal's turns: by their ids, and by their keys with a turn of its own."""
     await asyncio.sleep(0.3)
+    # While the store is away a turn has its backend's own path, which that one guards.
     others = [
-        turn for turn in crowd.turns[-40:] if turn.resume_path and turn.kind not in _NOT_WANTED
+        turn
+        for turn in crowd.turns[-40:]
+        if turn.resume_path.startswith(_OF_TURNS) and turn.kind not in _NOT_WANTED
     ]
     if not others:
         return
