@@ -137,10 +137,9 @@ class StoreClient:
         self.topology.renew(read_url(url))
 
     async def try_login(self) -> None:
-        """Raises OSError if one of the masters does not accept the present credentials."""
+        """Raises OSError if one of its servers does not accept the present credentials."""
         async with asyncio.timeout(self.patience):
-            for node in await self.topology.masters():
-                await node.try_login()
+            await self.topology.try_login()
 
     async def close(self) -> None:
         self.topology.close()

@@ -11,10 +11,10 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.store.link import LinkLost
+from hermes_lb.turns.store.node import Node
 from hermes_lb.turns.store.topology import Topology, ask_one
 
 if TYPE_CHECKING:
-    from hermes_lb.turns.store.node import Node
     from hermes_lb.turns.store.url import Address
 
 # Seconds. A Sentinel answers in a millisecond; one that hangs must not use up the caller's time.
@@ -35,6 +35,12 @@ class SentinelMaster(Topology):
         super().distrust(node)
         if node is self._master:
             self._master = None
+
+    async def try_login(self) -> None:
+        """The Sentinels, too: they are asked again only when the master is lost."""
+        await super().try_login()
+        for address in self._url.addresses:
+            await Node(address, self._sentinel_login, is_store=False).try_login()
 
     async def _find(self) -> Node:
         answers = await asyncio.gather(*map(self._ask, self._url.addresses))

@@ -34,6 +34,11 @@ class Topology:
         self._login.renew(url.server)
         self._sentinel_login.renew(url.sentinel)
 
+    async def try_login(self) -> None:
+        """Raises OSError if one of the masters does not accept the present credentials."""
+        for node in await self.masters():
+            await node.try_login()
+
     async def node(self, key: str) -> Node:
         """The master that holds `key`. Raises OSError."""
         raise NotImplementedError

@@ -190,9 +190,11 @@ async def test_sentinels_and_their_master(sentinels: Sentinels, connected: Conne
     permit(sentinels.sentinel_ports, "sold", "s1")
     client = connected(with_users("old:p1", "sold:s1"))
     assert await count(client) == 1
-    permit([master], "new", "p2")
-    permit(sentinels.sentinel_ports, "snew", "s2")
     client.renew(with_users("new:p2", "snew:s2"))
+    permit([master], "new", "p2")
+    with pytest.raises(OSError, match="WRONGPASS"):  # of the Sentinels
+        await client.try_login()
+    permit(sentinels.sentinel_ports, "snew", "s2")
     await client.try_login()
     delete(sentinels.sentinel_ports, "sold")
     delete([master], "old")
