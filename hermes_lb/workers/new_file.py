@@ -12,6 +12,7 @@ from hermes_lb.config.secret_files import refreshed
 from hermes_lb.listen import check_files
 from hermes_lb.observe.sinks import try_sink
 from hermes_lb.observe.spans import check_exporter
+from hermes_lb.turns.store.url import read_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +44,8 @@ async def accepted(file: Path | None, before: Config, layout: Layout) -> Accepte
         new = new.model_copy(update={"store": before.store})
         waiting = [*waiting, f"store.url: changed (waits for: {_INSTEAD})"]
     refuse_fixed(before, new, str(file), instead=_INSTEAD)
+    if new.store.url is not None and new.store.url != before.store.url:
+        read_url(new.store.url)
     changes = describe_changes(before, new) + waiting
     files = check_files(new)
     layout.check(new)

@@ -67,6 +67,7 @@ from hermes_lb.workers.spread import ConnectionSpread
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from hermes_lb.backends import Server
     from hermes_lb.tls.certificates import Certificates
@@ -377,22 +378,20 @@ class Worker:
             region.gauges[HEARTBEAT] = loop.time()
             await asyncio.sleep(EVERY)
             try:
-                if self._sharing is not None:
-                    for _ in self._sharing.publisher.publish_in_parts():
-                        await asyncio.sleep(0)
-                self._report()
+                for _ in self._publish_in_parts():
+                    await asyncio.sleep(0)
             except Exception:  # a bug in the counters must not stop the heartbeat
                 logger.exception("while publishing")
 
     def _publish(self) -> None:
-        if self._sharing is not None:
-            self._sharing.publisher.publish()
-        self._report()
+        for _ in self._publish_in_parts():
+            pass
 
-    def _report(self) -> None:
-        """What the supervisor hears by messages."""
+    def _publish_in_parts(self) -> Iterator[None]:
+        """In the shared memory, and then by messages."""
         if self._sharing is None:
             return  # not started
+        yield from self._sharing.publisher.publish_in_parts()
         for name, counters in self.plane.counters.items():
             total = sum(counters.refused.values())
             if total != self._reported_refused.get(name):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from agent_worker.redis_server import RedisServer
+from hermes_lb.config import load_config
+from hermes_lb.workers.layout import Layout
+from hermes_lb.workers.new_file import accepted
+from hermes_lb.workers.shared_memory import SharedMemory
 from tests.support.mounted_secret import MountedSecret
 from tests.support.waiting import until
 from tests.turns.store.test_login import delete, permit, url, users
@@ -62,3 +67,16 @@ async def test_a_password_that_is_rotated_while_turns_run(site: Site) -> None:
             await running.says(r"store.url: changed \(waits for: upgrade or restart\)")
             assert await turn("/", "after-0") == first[0]
             assert not any(password in running.said for password in ("p1@", "p2@"))
+
+
+async def test_a_url_that_no_process_could_use_is_refused(site: Site) -> None:
+    """Files of TLS are read with it."""
+    file = site.write()
+    text = file.read_text() + '[store]\nurl = "rediss://{user}@127.0.0.1:1{options}"\n'
+    file.write_text(text.format(user="old:p1", options=""))
+    before = load_config(file)
+    file.write_text(text.format(user="new:p2", options="?ssl_ca_certs=/nowhere"))
+    memory = SharedMemory.create(1)
+    with closing(memory), pytest.raises(ValueError, match="TLS files") as refused:
+        await accepted(file, before, Layout(memory))
+    assert "p2" not in str(refused.value)
