@@ -21,7 +21,7 @@ from hermes_lb.http.rules import host_names
 from hermes_lb.limits import per_client
 from hermes_lb.observe import combined, httplog, json_log
 from hermes_lb.proxy.http2.fields import as_http1, is_name, response_fields
-from hermes_lb.proxy.http2.upstream_fields import as_head
+from hermes_lb.proxy.http2.upstream_fields import as_fields, as_head
 from tests.support.heads import request, response
 from tests.support.pools import FakeRequest, make_pool
 
@@ -111,6 +111,11 @@ def _http2_responses() -> Fill:
     return lambda i: response_fields(200, (b"X-A: %b\r\n" % _eight(i)) * 60)
 
 
+def _http2_upstream_requests() -> Fill:
+    more = b"".join(b"X-%d: v\r\n" % n for n in range(90))
+    return lambda i: as_fields(b"GET /%b HTTP/1.1\r\n%bHost: h" % (_eight(i), more), b"http")
+
+
 def _http2_servers() -> Fill:
     more = tuple((b"x-%d" % n, b"v") for n in range(60))
     return lambda i: as_head(
@@ -153,6 +158,7 @@ FILLED = [
     ("ResponseParser", _response_heads, 300),
     ("fields._requests", _http2_requests, 600),
     ("fields._blocks", _http2_responses, 300),
+    ("upstream_fields._requests", _http2_upstream_requests, 300),
     ("upstream_fields._heads", _http2_servers, 300),
     ("fields._names", lambda: lambda i: is_name(_eight(i) * 7), 1100),
     ("fields.HeaderPlans", _plans, 1500),

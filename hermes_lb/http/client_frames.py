@@ -38,9 +38,10 @@ class ClientFrames(Frames):
 
     def request(self, fields: Fields, *, ends: bool) -> int:
         """Send a request's head -> its stream; 0: not `can_ask`."""
-        with UNLESS_OVER:
+        try:
             return self._http2.send_request(fields, end_stream=ends)
-        return 0
+        except FramesError:
+            return 0
 
     def ping(self) -> None:
         with UNLESS_OVER:

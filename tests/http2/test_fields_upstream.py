@@ -44,6 +44,27 @@ def test_a_request(
     assert all(not name.startswith(b":") for name, _ in asked.fields[len(pseudo) + 1 :])
 
 
+@pytest.mark.parametrize("between", [b"", b"Content-Length: 5\r\n"])
+def test_what_was_remembered_changes_nothing(between: bytes) -> None:
+    """Requests that differ in their ids only, and the same with another scheme."""
+    for number, scheme in ((b"1", b"https"), (b"2", b"https"), (b"3", b"http")):
+        head = b"POST /a HTTP/1.1\r\nHost: h\r\n%bX-Request-ID: %b" % (between, number)
+        asked = as_fields(head, scheme)
+        given = sorted(asked.fields)
+        assert given == sorted([
+            (b":authority", b"h"), (b":method", b"POST"), (b":path", b"/a"), (b":scheme", scheme),
+            *([(b"content-length", b"5")] if between else []), (b"x-request-id", number),
+        ])  # fmt: skip
+        assert asked.length == (5 if between else 0)
+
+
+def test_a_line_behind_the_id_counts() -> None:
+    fields = b"Host: h\r\nX-Request-ID: 1\r\nContent-Length: 7"
+    asked = as_fields(b"POST / HTTP/1.1\r\n" + fields, b"http")
+    assert asked.length == 7
+    assert (b"x-request-id", b"1") in asked.fields
+
+
 @pytest.mark.parametrize(
     ("fields", "ended", "is_head", "added"),
     [

@@ -5,7 +5,7 @@ The parser of HTTP/1.1 judges the head of a response, as it does that of a reque
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hermes_lb.errors import InvalidResponse
 from hermes_lb.http.bounded_cache import BoundedCache
@@ -14,6 +14,10 @@ from hermes_lb.proxy.http2.fields import OF_ONE_HOP, has_forbidden_bytes, is_nam
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+# The last line of `build_request`: another one for each request.
+_REQUEST_ID: Final = b"X-Request-ID: "
 
 
 class Asked(NamedTuple):
@@ -26,6 +30,19 @@ class Asked(NamedTuple):
 
 def as_fields(head: bytes, scheme: bytes) -> Asked:
     """`head`: as `build_request` has written it, up to its last CRLF."""
+    rest, _, last = head.rpartition(b"\r\n")
+    if not last.startswith(_REQUEST_ID):
+        rest, last = head, b""
+    known = _requests.get((scheme, rest))
+    if known is None:
+        known = _requests.remember((scheme, rest), len(rest), _as_fields(rest, scheme))
+    if not last:
+        return known
+    fields = [*known.fields, (b"x-request-id", last[len(_REQUEST_ID) :])]
+    return Asked(fields, known.length, known.is_head)
+
+
+def _as_fields(head: bytes, scheme: bytes) -> Asked:
     lines = head.split(b"\r\n")
     method, target, _ = lines[0].split(b" ")
     authority, length = b"", 0
@@ -72,6 +89,8 @@ def _as_head(fields: Iterable[tuple[bytes, bytes]], *, ended: bool, is_head: boo
     return b"HTTP/1.1 %b \r\n%b\r\n" % (status, b"".join(lines))
 
 
+# A client repeats its requests, but for their ids.
+_requests: BoundedCache[tuple[bytes, bytes], Asked] = BoundedCache(most=256, longest=1024)
 # A server's responses recur, for a second at least, in which Date is the same.
 _heads: BoundedCache[tuple[tuple[tuple[bytes, bytes], ...], bool, bool], bytes] = BoundedCache(
     most=256, longest=1024
