@@ -12,7 +12,7 @@ for longer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -161,15 +161,22 @@ class Journal:
         """Count one more event that is too long to be kept: the window begins behind it."""
         raise NotImplementedError
 
-    def watch(
-        self,
-        refused: Callable[[], None],
-        behind: Callable[[], None],
-        drained: Callable[[], None],
-    ) -> None:
-        """`refused`: another process has the turn, the caller must stop. `behind`: it has more than
-        the high-water mark unacknowledged. `drained`: a journal that was has less again."""
-        raise NotImplementedError
+
+class TurnWatcher(Protocol):
+    """The request that executes a turn: what the store tells it. One object for each turn, since a
+    bound method for each event would take 64 bytes each."""
+
+    def turn_refused(self) -> None:
+        """Another process has the turn: stop."""
+
+    def cancel_requested(self) -> None:
+        """A client has asked for its cancellation."""
+
+    def journal_fell_behind(self) -> None:
+        """The store has not acknowledged more than the high-water mark: pause the server."""
+
+    def journal_caught_up(self) -> None:
+        """It has."""
 
 
 class OwnedTurn:
@@ -185,7 +192,7 @@ class OwnedTurn:
 
     async def granted(self) -> None:
         """Return when its session is free and it is next. A caller that stops waiting calls
-        `release`. Raises Fenced: it was cancelled by its client (`on_cancel` is called before)."""
+        `release`. Raises Fenced: it was cancelled by its client (the watcher is told before)."""
         raise NotImplementedError
 
     async def started(self, server: str) -> None:
@@ -234,8 +241,8 @@ class OwnedTurn:
         is cancelled by it."""
         raise NotImplementedError
 
-    def on_cancel(self, then: Callable[[], None]) -> None:
-        """Call `then` once a client has asked for its cancellation, at once if it already has."""
+    def watch(self, watcher: TurnWatcher) -> None:
+        """Tell `watcher` from now on; of a cancellation that was asked for before, at once."""
         raise NotImplementedError
 
 

@@ -12,6 +12,8 @@ from hermes_lb.turns.store.journals import Adopted, Journals, Kept, OwnedJournal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from hermes_lb.turns.ports import TurnWatcher
+
 
 class JournalServer:
     """What several `MemoryJournals` share."""
@@ -73,7 +75,7 @@ class _Owned(OwnedJournal):
         self._entry = entry
         self._nonce = nonce
         self._size = size
-        self._refused: Callable[[], None] = lambda: None
+        self._watcher: TurnWatcher | None = None
 
     @property
     def is_trimmed(self) -> bool:  # type: ignore[override]
@@ -82,7 +84,7 @@ class _Owned(OwnedJournal):
     def append(self, data: bytes, events: int) -> None:
         entry = self._entry
         if entry.nonce != self._nonce:
-            self._refused()
+            self.refuse()
             return
         entry.last += events
         entry.batches.append(Batch(entry.last, events, data))
@@ -95,16 +97,12 @@ class _Owned(OwnedJournal):
         self._entry.batches.clear()
         self._entry.is_trimmed = True
 
-    def watch(
-        self,
-        refused: Callable[[], None],
-        behind: Callable[[], None],
-        drained: Callable[[], None],
-    ) -> None:
-        self._refused = refused
+    def watch(self, watcher: TurnWatcher) -> None:
+        self._watcher = watcher
 
     def refuse(self) -> None:
-        self._refused()
+        if self._watcher is not None:
+            self._watcher.turn_refused()
 
     async def finish(self, end: End) -> Kept:
         entry = self._entry

@@ -51,6 +51,8 @@ from hermes_lb.turns.states import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hermes_lb.turns.ports import TurnWatcher
+
 _RELEASED_KEPT = 60.0
 #: Seconds of the lease of a follower.
 FOLLOWED = 1.5
@@ -178,8 +180,7 @@ class MemoryTurn:
         self.batches: list[Batch] = []
         self.last = 0
         self.is_trimmed = False
-        self.on_cancel: Callable[[], None] | None = None
-        self.refused: Callable[[], None] | None = None
+        self.watcher: TurnWatcher | None = None
 
     @property
     def can_be_taken_over(self) -> bool:
@@ -281,7 +282,7 @@ class MemoryTurnStore(TurnStore):
             return None
         if found.owner is not None or not found.can_be_taken_over:
             return None
-        found.owner, found.refused, found.on_cancel = self, None, None
+        found.owner, found.watcher = self, None
         return Takeover(_Owned(self, found), found.resume_path, found.last, found.batches[-32:])
 
     async def begin(self, claim: Claim) -> Begun:
@@ -345,8 +346,8 @@ class MemoryTurnStore(TurnStore):
         found = self.shared.turns[turn]
         if found.state in (WAITING, RUNNING):
             found.enter(CANCELLED if found.state == WAITING else CANCELLING)
-            if found.on_cancel is not None:
-                asyncio.get_running_loop().call_soon(found.on_cancel)
+            if found.watcher is not None:
+                asyncio.get_running_loop().call_soon(found.watcher.cancel_requested)
         return found.record()
 
     def follow(self, record: Record, after: int) -> Reading:
@@ -355,16 +356,16 @@ class MemoryTurnStore(TurnStore):
     def _end_all(self, reason: str) -> None:
         for turn in list(self.shared.turns.values()):
             if turn.owner is self and not _is_over(turn):
-                refused = turn.refused
+                watcher = turn.watcher
                 if turn.can_be_taken_over:
                     turn.orphan()
-                    if refused is not None:
-                        asyncio.get_running_loop().call_soon(refused)
+                    if watcher is not None:
+                        asyncio.get_running_loop().call_soon(watcher.turn_refused)
                     continue
                 turn.reason = reason
                 turn.enter(RELEASED if turn.state == WAITING else LOST)
-                if turn.refused is not None:
-                    asyncio.get_running_loop().call_soon(turn.refused)
+                if turn.watcher is not None:
+                    asyncio.get_running_loop().call_soon(turn.watcher.turn_refused)
 
 
 class _Owned(OwnedTurn):
@@ -466,10 +467,10 @@ class _Owned(OwnedTurn):
             raise Fenced
         operation(self._turn)
 
-    def on_cancel(self, then: Callable[[], None]) -> None:
-        self._turn.on_cancel = then
+    def watch(self, watcher: TurnWatcher) -> None:
+        self._turn.watcher = self.journal.watcher = watcher
         if self._turn.state in (CANCELLING, CANCELLED):
-            then()
+            watcher.cancel_requested()
 
     def _writable(self) -> MemoryTurn:
         self._balancer.check()
@@ -484,10 +485,8 @@ class _Journal(Journal):
     def __init__(self, balancer: MemoryTurnStore, turn: MemoryTurn) -> None:
         self._balancer = balancer
         self._turn = turn
-        self._refused: Callable[[], None] = lambda: None
+        self.watcher: TurnWatcher | None = None
         self._held: list[tuple[bytes, int]] = []
-        self._behind: Callable[[], None] | None = None
-        self._drained: Callable[[], None] | None = None
         self._is_behind = False
         self.holds_back = False
 
@@ -503,9 +502,9 @@ class _Journal(Journal):
         self._held.append((data, events))
         if not self.holds_back:
             self.flush()
-        elif self.unacknowledged > HIGH_WATER and not self._is_behind and self._behind is not None:
+        elif self.unacknowledged > HIGH_WATER and not self._is_behind and self.watcher is not None:
             self._is_behind = True
-            self._behind()
+            self.watcher.journal_fell_behind()
 
     def skip(self) -> None:
         turn = self._turn
@@ -518,7 +517,8 @@ class _Journal(Journal):
         held, self._held = self._held, []
         for data, events in held:
             if _is_over(turn) or turn.owner is not self._balancer:
-                self._refused()
+                if self.watcher is not None:
+                    self.watcher.turn_refused()
                 return
             turn.last += events
             turn.batches.append(Batch(turn.last, events, data))
@@ -526,17 +526,8 @@ class _Journal(Journal):
                 turn.batches.pop(0)
                 turn.is_trimmed = True
         turn.shared.wake()
-        if held and self._drained is not None:
-            self._drained()
-
-    def watch(
-        self,
-        refused: Callable[[], None],
-        behind: Callable[[], None],
-        drained: Callable[[], None],
-    ) -> None:
-        self._turn.refused = self._refused = refused
-        self._behind, self._drained = behind, drained
+        if held and self.watcher is not None:
+            self.watcher.journal_caught_up()
 
 
 class _Reading(Reading):

@@ -26,6 +26,7 @@ from tests.support.turn_fleet import (
     record_of,
     run,
 )
+from tests.support.turn_watcher import Watcher
 from tests.support.waiting import eventually, until
 
 if TYPE_CHECKING:
@@ -275,12 +276,12 @@ async def test_a_waiting_turn_is_cancelled_at_once(fleet: TurnFleet) -> None:
     store, other = await fleet.at(0), await fleet.at(1)
     claim = fleet.claim(key="k", session="s")
     turn = await own(store, claim)
-    called = asyncio.Event()
-    turn.on_cancel(called.set)
+    watcher = Watcher()
+    turn.watch(watcher)
     record = await other.cancel(claim.principal, turn.id)
     assert record is not None
     assert record.state == CANCELLED
-    await called.wait()
+    await watcher.asked_to_cancel.wait()
     with pytest.raises(Fenced):
         await turn.started("s1")
     again = await other.begin(fleet.claim(key="k"))
@@ -312,16 +313,16 @@ async def test_the_owner_of_a_running_turn_is_asked_to_cancel_it(fleet: TurnFlee
     store, other = await fleet.at(0), await fleet.at(1)
     claim = fleet.claim(key="k")
     turn = await run(store, claim)
-    asked = asyncio.Event()
-    turn.on_cancel(asked.set)
+    watcher = Watcher()
+    turn.watch(watcher)
     for _ in range(2):
         record = await other.cancel(claim.principal, turn.id)
         assert record is not None
         assert record.state == CANCELLING
-    await asked.wait()
-    late = asyncio.Event()
-    turn.on_cancel(late.set)
-    assert late.is_set()
+    await watcher.asked_to_cancel.wait()
+    late = Watcher()
+    turn.watch(late)
+    assert late.asked_to_cancel.is_set()
     turn.journal.append(b"data: 1\n\n", 1)
     await turn.cancelled()
     record = await record_of(other, claim, turn.id)
@@ -508,14 +509,14 @@ async def test_a_balancer_that_stops_says_so_at_once(fleet: TurnFleet) -> None:
     store, other = await fleet.at(0), await fleet.at(1)
     ran, waited = fleet.claim(key="ran", session="s"), fleet.claim(key="waited")
     running = await run(store, ran)
-    refused = asyncio.Event()
-    running.journal.watch(refused.set, lambda: None, lambda: None)
+    watcher = Watcher()
+    running.watch(watcher)
     await own(store, waited)
     await store.close()
     record = await record_of(other, ran, running.id)
     assert (record.state, record.reason) == (LOST, "owner_stopped")
     assert (await other.begin(fleet.claim(key="waited"))).outcome == OWNED
-    await refused.wait()
+    await watcher.refused.wait()
 
 
 # Limits.

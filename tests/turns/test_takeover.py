@@ -120,8 +120,6 @@ async def test_its_old_owner_writes_no_more(fleet: TurnFleet) -> None:
     store, other = await fleet.at(0), await fleet.at(1)
     claim = fleet.claim(key="k", session="s")
     turn = await resumable(store, claim, b"id: 1\n\n")
-    refused = asyncio.Event()
-    turn.journal.watch(refused.set, lambda: None, lambda: None)
     await fleet.acknowledged(turn)
     await turn.orphan()
     taken = await other.take_over(fleet.claim(), turn.id)

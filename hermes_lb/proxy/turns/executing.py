@@ -53,22 +53,15 @@ class Executing(Gate):
             owned,
             self._rules,
             self.context,
+            self,
             is_get=exchange.head.method == b"GET",
             has_key=has_key,
             origin=heads.origin_of(exchange.request_head),
-            cut=self._cut,
-            pause=self._pause_server,
-            resume=self._resume_server,
-            slow=self._client_is_too_slow,
-            may_be_behind=self._may_be_behind,
-            may_be_sent=self._may_be_sent,
-            count=self.count,
-            keep_alive=self.keep_alive,
         )
         self._owned_id = owned.id
         return owner
 
-    def _may_be_sent(self) -> bool:
+    def may_be_sent(self) -> bool:
         """A server may have got the request: of an earlier attempt, if those are repeated."""
         exchange = self._exchange
         assert exchange is not None
@@ -212,14 +205,14 @@ class Executing(Gate):
         self.gateway.unread.add(self._address, size - self._unread)
         self._unread = size
 
-    def _may_be_behind(self, size: int) -> bool:
+    def may_be_behind(self, size: int) -> bool:
         """Its client has not read `size` bytes: others need room for theirs."""
         if not self.gateway.unread.has_room(self._address, size - self._unread):
             return False
         self._has_unread(size)
         return True
 
-    def _client_is_too_slow(self) -> None:
+    def client_is_too_slow(self) -> None:
         """Its response is not kept: the server waits for the client, as for any other."""
         self._client.is_slow = False
         self._client.is_writing_paused = True
@@ -228,7 +221,7 @@ class Executing(Gate):
 
     # What an owner asks for.
 
-    def _cut(self, by: str, reason: str) -> None:
+    def cut(self, by: str, reason: str) -> None:
         exchange = self.exchange
         if exchange is None:
             return
@@ -241,11 +234,11 @@ class Executing(Gate):
             problem = turn_cancelled(owner.owned.id) if by == "C" else store_away()
             self.refuse(problem)
 
-    def _pause_server(self) -> None:
+    def pause_server(self) -> None:
         if self._exchange is not None and self._exchange.upstream is not None:
             self._exchange.upstream.pause_reading()
 
-    def _resume_server(self) -> None:
+    def resume_server(self) -> None:
         if self._exchange is not None and self._exchange.upstream is not None:
             self._exchange.upstream.resume_reading()
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.local_replies import LocalReply
+    from hermes_lb.proxy.turns.executing import Executing
     from hermes_lb.proxy.turns.rules import TurnRules
     from hermes_lb.turns.ports import OwnedTurn
 
@@ -49,35 +50,26 @@ _NEXT_ATTEMPT, _ALL_ATTEMPTS = 0.5, 120.0
 class Owner:
     """One per turn that this process executes.
 
-    Of its exchange it needs: `cut(first letter of the termination, reason)`, `pause` and `resume`
-    the server, `slow` (its response is not kept any more, and its client does not read),
-    `may_be_behind(bytes)`, `may_be_sent`, `count(outcome)`, and `keep_alive`, for a stream.
+    `executing`: the request that does, which it cuts, pauses and resumes.
     """
 
     __slots__ = (
         "_answer",
         "_answered",
         "_context",
-        "_count",
-        "_cut",
         "_ended_by",
         "_events",
+        "_executing",
         "_giving_up",
         "_has_key",
         "_is_get",
-        "_keep_alive",
         "_kept",
-        "_may_be_behind",
-        "_pause",
         "_origin",
         "_reply",
-        "_resume",
         "_resume_path",
         "_rules",
-        "_slow",
         "_writer",
         "_writes",
-        "may_be_sent",
         "owned",
         "server",
     )
@@ -87,33 +79,19 @@ class Owner:
         owned: OwnedTurn,
         rules: TurnRules,
         context: Context,
+        executing: Executing,
         *,
         is_get: bool,
         has_key: bool,
         origin: bytes,
-        cut: Callable[[str, str], None],
-        pause: Callable[[], None],
-        resume: Callable[[], None],
-        slow: Callable[[], None],
-        may_be_behind: Callable[[int], bool],
-        may_be_sent: Callable[[], bool],
-        count: Callable[[str], None],
-        keep_alive: Callable[[float | None, Callable[[], bool]], None],
     ) -> None:
         self.owned = owned
         self._rules = rules
         self._context = context
+        self._executing = executing
         self._is_get = is_get
         self._has_key = has_key
         self._origin = origin
-        self._cut = cut
-        self._pause = pause
-        self._resume = resume
-        self._slow = slow
-        self._may_be_behind = may_be_behind
-        self.may_be_sent = may_be_sent
-        self._count = count
-        self._keep_alive = keep_alive
         self.server = ""  # which may have the request; "": none
         self._kept = _UNDECIDED
         self._resume_path = b""  # at which its backend continues the stream
@@ -125,8 +103,7 @@ class Owner:
         self._writes: list[Callable[[], Awaitable[None]]] = []  # few at a time
         self._writer: asyncio.Task[None] | None = None
         self._giving_up: asyncio.TimerHandle | None = None
-        owned.on_cancel(self._cancel_soon)
-        owned.journal.watch(self._refused, self._fall_behind, self._drained)
+        owned.watch(self)
 
     def __repr__(self) -> str:
         return f"<Owner of {self.owned.id}>"
@@ -204,7 +181,7 @@ class Owner:
         is_stream = self._kept == _EVENTS
         if self._events is not None:
             events = self._events
-            self._keep_alive(self._rules.keep_alive, lambda: events.is_between_events)
+            self._executing.keep_alive(self._rules.keep_alive, lambda: events.is_between_events)
         if self._kept == _NOTHING:
             self.owned.journal.skip()
         path = self._resume_path.decode()
@@ -245,41 +222,41 @@ class Owner:
     def client_is_behind(self, unsent: int) -> None:
         """Its client reads more slowly than the server sends, and is not waited for."""
         if not self.is_kept:
-            self._slow()
-        elif unsent > self._rules.journal_size or not self._may_be_behind(unsent):
-            self._cut("c", "the client reads too slowly")
+            self._executing.client_is_too_slow()
+        elif unsent > self._rules.journal_size or not self._executing.may_be_behind(unsent):
+            self._executing.cut("c", "the client reads too slowly")
 
-    # The journal.
+    # What the store tells it (`ports.TurnWatcher`).
 
-    def _fall_behind(self) -> None:
+    def journal_fell_behind(self) -> None:
         """The store is slow: the server waits for it."""
-        self._pause()
+        self._executing.pause_server()
         self._giving_up = self._context.loop.call_later(_PAUSE, self._give_up)
 
     def _give_up(self) -> None:
         """The journal marks its gap itself; the response goes on."""
-        self._resume()
+        self._executing.resume_server()
 
-    def _drained(self) -> None:
+    def journal_caught_up(self) -> None:
         if self._giving_up is not None:
             self._giving_up.cancel()
             self._giving_up = None
-            self._resume()
+            self._executing.resume_server()
 
-    def _refused(self) -> None:
+    def turn_refused(self) -> None:
         """Another process has the turn: it must not be written, nor go on here."""
         if not self._ended_by:
             self._ended_by = "fenced"
-            self._cut("P", "another process has the turn")
+            self._executing.cut("P", "another process has the turn")
 
-    def _cancel_soon(self) -> None:
+    def cancel_requested(self) -> None:
         """Not at once: it may have been asked for before there was an owner."""
         self._context.loop.call_soon(self._cancelled)
 
     def _cancelled(self) -> None:
         if not self._ended_by:
             self._ended_by = "cancelled"
-            self._cut("C", "a client has cancelled it")
+            self._executing.cut("C", "a client has cancelled it")
 
     # The end.
 
@@ -292,21 +269,21 @@ class Owner:
         if self._giving_up is not None:
             self._giving_up.cancel()
         if self._ended_by == "fenced":
-            self._count("fenced")
+            self._executing.count("fenced")
         elif self._ended_by == "cancelled":
-            self._count("cancelled")
+            self._executing.count("cancelled")
             self._write(self.owned.cancelled)
-        elif not self.may_be_sent():
+        elif not self._executing.may_be_sent():
             self._release(heads.answer(self._reply) if self._reply is not None else b"")
         elif self._reply is not None:
             self._lost("backend")
         elif termination[0] == "C" and not self._rules.may_detach and termination[1] != "L":
-            self._count("cancelled")
+            self._executing.count("cancelled")
             self._write(self.owned.cancelled)
         elif termination == "--" or termination.endswith("L"):
             self._ended_well()
         elif termination[0] == "K" and self._resume_path:
-            self._count("fenced")
+            self._executing.count("fenced")
             self._write(self.owned.orphan)
         else:
             self._lost("owner_stopped" if termination[0] == "K" else _side(termination))
@@ -316,15 +293,15 @@ class Owner:
             answer = b"".join(self._answer)
             self._release(answer if len(answer) <= MOST_IN_ANSWER else b"")
         else:
-            self._count("done")
+            self._executing.count("done")
             self._write(self.owned.done)
 
     def _release(self, answer: bytes) -> None:
-        self._count("released")
+        self._executing.count("released")
         self._write(lambda: self.owned.release(answer))
 
     def _lost(self, reason: str) -> None:
-        self._count("lost")
+        self._executing.count("lost")
         self._write(lambda: self.owned.lost(reason))
 
     # Writes of the state, in order.
@@ -346,7 +323,7 @@ class Owner:
                 logger.warning("the state of a turn could not be stored: the store is away")
             except Fenced:
                 self._writes.clear()
-                self._refused()
+                self.turn_refused()
                 break
             self._writes.pop(0)
         self._writer = None

@@ -9,6 +9,7 @@ journal. No credential is stored, so without such a request nothing is taken ove
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hermes_lb.proxy.stream_rules import StreamRules
     from hermes_lb.proxy.turns.gate import Gate
     from hermes_lb.proxy.turns.owner import Owner
+    from hermes_lb.proxy.turns.rules import TurnRules
     from hermes_lb.turns.ports import Takeover
 
 logger = logging.getLogger("hermes_lb")
@@ -50,31 +52,36 @@ def _asking(gate: Gate) -> TurnRequest | None:
 
 
 async def _take_over(gate: Gate, principal: str, rules: StreamRules, turn: str) -> None:
-    gateway, turn_rules = gate.gateway, rules.turns
+    turn_rules, taken = rules.turns, None
     assert turn_rules is not None
-    try:
-        taken = await gateway.store.take_over(turn_rules.claim(principal), turn)
-        if taken is None:
-            return
-        after = _last_id(taken)
-        exchange = _asking(gate)
-        if after is None:
-            await taken.owned.lost("owner_died")
-        elif exchange is None:
-            await taken.owned.orphan()  # for the next request
-        else:
-            head = RequestHead(b"GET", taken.resume_path.encode(), 1)
-            other = exchange.another(head, rules)
-            fields = b"" if ACCEPTS_HANDOVER in other.request_head else ACCEPTS_HANDOVER
-            if turn_rules.has_sessions:
-                fields += heads.fence_field(taken.owned.fence)
-            other.rewrite(heads.with_field(other.request_head, fields))
-            successor = Successor(other, gate.context, gateway, turn_rules)
-            successor.go_on(taken, after)
-    except (StoreAway, Fenced):  # the store repeats what has to be, and followers look again
-        return
-    except Exception:  # a bug must not end its followers
-        logger.exception("while taking over the turn of %r", gate.exchange)
+    with suppress(StoreAway, Fenced):  # the store repeats what has to be, and followers look again
+        try:
+            taken = await gate.gateway.store.take_over(turn_rules.claim(principal), turn)
+            if taken is not None:
+                await _go_on(gate, rules, turn_rules, taken)
+        except (StoreAway, Fenced):
+            raise
+        except Exception:  # a bug must not keep its followers waiting, nor its session
+            logger.exception("while taking over the turn of %r", gate.exchange)
+            if taken is not None:
+                await taken.owned.lost("owner_died")
+
+
+async def _go_on(gate: Gate, rules: StreamRules, turn_rules: TurnRules, taken: Takeover) -> None:
+    after = _last_id(taken)
+    exchange = _asking(gate)
+    if after is None:
+        await taken.owned.lost("owner_died")
+    elif exchange is None:
+        await taken.owned.orphan()  # for the next request
+    else:
+        head = RequestHead(b"GET", taken.resume_path.encode(), 1)
+        other = exchange.another(head, rules)
+        fields = b"" if ACCEPTS_HANDOVER in other.request_head else ACCEPTS_HANDOVER
+        if turn_rules.has_sessions:
+            fields += heads.fence_field(taken.owned.fence)
+        other.rewrite(heads.with_field(other.request_head, fields))
+        Successor(other, gate.context, gate.gateway, turn_rules).go_on(taken, after)
 
 
 def _last_id(taken: Takeover) -> bytes | None:
@@ -106,5 +113,5 @@ class Successor(Executing):
     def _goes_on_alone(self, owner: Owner) -> bool:
         return self._rules.may_detach
 
-    def _may_be_sent(self) -> bool:
+    def may_be_sent(self) -> bool:
         return True

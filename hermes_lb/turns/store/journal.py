@@ -15,9 +15,7 @@ from hermes_lb.turns.store.outbox import Outbox
 from hermes_lb.turns.store.scripts import script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hermes_lb.turns.ports import Claim, End
+    from hermes_lb.turns.ports import Claim, End, TurnWatcher
     from hermes_lb.turns.store.lane import Lane
     from hermes_lb.turns.store.outbox import OutBatch
     from hermes_lb.turns.store.sealing import Seal
@@ -37,8 +35,8 @@ class StoredJournal(OwnedJournal):
     """Made by `StoredJournals.open`."""
 
     __slots__ = (
-        "_behind", "_cut_at", "_drained", "_empty", "_last", "_nonce", "_outbox", "_pending",
-        "_pending_size", "_refused", "_seal", "_settled", "_slow_since", "_turn", "_writer",
+        "_cut_at", "_empty", "_last", "_nonce", "_outbox", "_pending", "_pending_size", "_seal",
+        "_settled", "_slow_since", "_turn", "_watcher", "_writer",
         "is_dirty", "is_refused", "is_trimmed", "lane", "packed_keys", "packed_nonce",
         "renewed_at", "terms", "unacknowledged",
     )  # fmt: skip
@@ -69,9 +67,7 @@ class StoredJournal(OwnedJournal):
         self._slow_since = 0.0
         self._settled = 0  # acknowledged, if only once, or given up, up to this event
         self._empty: asyncio.Event | None = None
-        self._refused: Callable[[], None] | None = None
-        self._behind: Callable[[], None] | None = None
-        self._drained: Callable[[], None] | None = None
+        self._watcher: TurnWatcher | None = None
 
     def __repr__(self) -> str:
         return f"<StoredJournal {self._turn} {self._last} unacknowledged={self.unacknowledged}>"
@@ -124,13 +120,8 @@ class StoredJournal(OwnedJournal):
         if not self.is_dirty:
             self._writer.add(self)
 
-    def watch(
-        self,
-        refused: Callable[[], None],
-        behind: Callable[[], None],
-        drained: Callable[[], None],
-    ) -> None:
-        self._refused, self._behind, self._drained = refused, behind, drained
+    def watch(self, watcher: TurnWatcher) -> None:
+        self._watcher = watcher
 
     def refuse(self) -> None:
         if self.is_refused:
@@ -142,8 +133,8 @@ class StoredJournal(OwnedJournal):
         self._writer.forget(self)
         if self._empty is not None:
             self._empty.set()
-        if self._refused is not None:
-            self._refused()
+        if self._watcher is not None:
+            self._watcher.turn_refused()
 
     async def finish(self, end: End) -> Kept:
         while True:
@@ -210,8 +201,8 @@ class StoredJournal(OwnedJournal):
         now = self._writer.now()
         if not self._slow_since:
             self._slow_since = now
-            if self._behind is not None:
-                self._behind()
+            if self._watcher is not None:
+                self._watcher.journal_fell_behind()
         elif now - self._slow_since >= _GIVE_UP or self.unacknowledged > _MOST:
             self._drop_pending()
             self._outbox.give_up(self._last)
@@ -222,8 +213,8 @@ class StoredJournal(OwnedJournal):
 
     def _drain(self) -> None:
         self._slow_since = 0.0
-        if self._drained is not None:
-            self._drained()
+        if self._watcher is not None:
+            self._watcher.journal_caught_up()
 
     # Called by the writer.
 

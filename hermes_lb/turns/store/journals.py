@@ -9,7 +9,7 @@ from hermes_lb.turns.ports import Journal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from hermes_lb.turns.ports import Batch, Claim, End, Reading, Record
+    from hermes_lb.turns.ports import Batch, Claim, End, Reading, Record, TurnWatcher
 
 
 class Kept(NamedTuple):
@@ -27,6 +27,10 @@ class OwnedJournal(Journal):
 
     #: Set with the response's head: its events live for `keep_events`, else for `keep`.
     is_stream: bool
+
+    def watch(self, watcher: TurnWatcher) -> None:
+        """Tell it of all but a cancellation."""
+        raise NotImplementedError
 
     async def finish(self, end: End) -> Kept:
         """Write what is left, then `end`; TTLs count from here. It may be repeated. Raises Fenced,
@@ -48,7 +52,7 @@ class OwnedJournal(Journal):
         raise NotImplementedError
 
     def refuse(self) -> None:
-        """Another process has the turn, as control has found: call `refused`, write no more."""
+        """Another process has the turn, as control has found: tell the watcher, write no more."""
         raise NotImplementedError
 
 

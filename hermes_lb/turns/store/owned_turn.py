@@ -12,7 +12,7 @@ from hermes_lb.turns.store.quotas import RECORD_SIZE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from hermes_lb.turns.ports import Claim
+    from hermes_lb.turns.ports import Claim, TurnWatcher
     from hermes_lb.turns.store.control import Control
     from hermes_lb.turns.store.journals import OwnedJournal
     from hermes_lb.turns.store.keys import TurnName
@@ -26,7 +26,7 @@ class StoredOwnedTurn(OwnedTurn):
 
     __slots__ = (
         "_again", "_control", "_head_size", "_incarnation", "_is_ended", "_keep", "_keep_events",
-        "_left", "_on_cancel", "_queue", "_sealing", "_woken", "can_be_taken_over", "fence",
+        "_left", "_queue", "_sealing", "_watcher", "_woken", "can_be_taken_over", "fence",
         "has_started", "id", "is_cancelled", "is_queued", "journal", "kept_size", "name",
         "record_size",
     )  # fmt: skip
@@ -65,7 +65,7 @@ class StoredOwnedTurn(OwnedTurn):
         self._incarnation = incarnation
         self._left = left
         self._again = again
-        self._on_cancel: Callable[[], None] | None = None
+        self._watcher: TurnWatcher | None = None
         self._woken: asyncio.Event | None = None  # while it waits for its session
         self._is_ended = False
 
@@ -145,10 +145,11 @@ class StoredOwnedTurn(OwnedTurn):
 
         await self._finish(release)
 
-    def on_cancel(self, then: Callable[[], None]) -> None:
-        self._on_cancel = then
+    def watch(self, watcher: TurnWatcher) -> None:
+        self._watcher = watcher
+        self.journal.watch(watcher)
         if self.is_cancelled:
-            then()
+            watcher.cancel_requested()
 
     # Called by the store.
 
@@ -174,8 +175,8 @@ class StoredOwnedTurn(OwnedTurn):
             if state == CANCELLED:
                 self._leave()
                 self.wake()
-            if self._on_cancel is not None:
-                self._on_cancel()
+            if self._watcher is not None:
+                self._watcher.cancel_requested()
 
     async def _end(self, state: int, end: End) -> None:
         async def finish() -> None:

@@ -340,3 +340,40 @@ async def test_ids_of_ours_count_on_after_a_takeover(stage: Stage) -> None:
     found = await record.store.find_of_any(turn_of(head))
     assert found is not None
     assert (found.first, found.last) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "where", ["takeover._last_id", "takeover.RequestHead", "takeover.Successor.count"]
+)
+async def test_an_unexpected_error_ends_the_turn(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It must not be owned for ever, by a process in which nothing executes it."""
+    origin = await stage.origin()
+    options = {"session": "header:X-Session", "settle": "1ms"}
+    one, other = await two(stage, origin, turns=options)
+    client, at_origin, head, _ = await begin(one, origin, post(b"1", "X-Session: s"))
+    await at_origin.send(chunk(numbered(1)))
+    await reads(client, 1)
+    follower = await other.client()
+    await follower.send(get(path_of(turn_of(head))))
+    its_head = await follower.read_head()
+    await reads(follower, 1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(f"hermes_lb.proxy.turns.{where}", fail)
+    await stop(one, turn_of(head))
+    with pytest.raises(Ended):
+        await follower.read_body(its_head)
+    await other.in_state(turn_of(head), "lost")
+    [problem] = stage.problems
+    assert "while taking over the turn" in problem
+    stage.problems.clear()
+    next_one = await other.client()
+    await next_one.send(post(b"2", "X-Session: s"))
+    at_other, asked = await origin.accept_request()
+    assert asked.body == b"2"
+    await at_other.respond(b"second")
+    assert (await next_one.read_response()).body == b"second"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hermes_lb.turns.ports import Claim, End, Record, StoreAway
 from hermes_lb.turns.states import RUNNING
 from hermes_lb.turns.store.keys import journal_keys, turn_id
+from tests.support.turn_watcher import Watcher
 
 if TYPE_CHECKING:
     from hermes_lb.turns.ports import Reading
@@ -50,10 +51,8 @@ class Turn:
         self.state = RUNNING
         self.journal: OwnedJournal = journals.open(self.id, self.claim.nonce, self.claim)
         self.journal.is_stream = True
-        self.was_refused = asyncio.Event()
-        self.was_behind = asyncio.Event()
-        self.was_drained = asyncio.Event()
-        self.journal.watch(self.was_refused.set, self.was_behind.set, self.was_drained.set)
+        self.watcher = Watcher()
+        self.journal.watch(self.watcher)
         self.written = b""
         self.last = 0
 

@@ -149,8 +149,8 @@ async def test_a_journal_that_is_refused_does_not_hold_up_the_others_of_its_comm
         turn.append()
     window.append(50, size=90)
     await until(lambda: not any(turn.journal.unacknowledged for turn in turns))
-    assert fenced.was_refused.is_set()
-    assert not any(turn.was_refused.is_set() for turn in (behind, first, window))
+    assert fenced.watcher.refused.is_set()
+    assert not any(turn.watcher.refused.is_set() for turn in (behind, first, window))
     # The fence, one command for all, and another one for the gap.
     assert link.commands["EVALSHA"] - seen <= 4
     with pytest.raises(Fenced):

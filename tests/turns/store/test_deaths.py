@@ -10,7 +10,8 @@ from hermes_lb.turns.ports import JOINED, OWNED, End, Fenced, StoreAway
 from hermes_lb.turns.states import DONE, ENDED, LOST
 from hermes_lb.turns.store.stored_turns import StoredTurns
 from tests.support.turn_fleet import ValkeyFleet, own, read_all, record_of, run
-from tests.support.waiting import eventually, until
+from tests.support.turn_watcher import Watcher
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,8 +85,8 @@ async def test_an_owner_that_was_stopped_finds_out_and_stops(fleet: ValkeyFleet)
     assert isinstance(store, StoredTurns)
     claim = fleet.claim(key="k")
     turn = await run(store, claim, b"data: 1\n\n")
-    refused = []
-    turn.journal.watch(lambda: refused.append(True), lambda: None, lambda: None)
+    watcher = Watcher()
+    turn.watch(watcher)
     await store._tasks.cancel_all()  # beats, and the care for its turns
 
     async def is_lost() -> bool:
@@ -93,7 +94,7 @@ async def test_an_owner_that_was_stopped_finds_out_and_stops(fleet: ValkeyFleet)
 
     await until(is_lost)
     turn.journal.append(b"data: 2\n\n", 1)
-    await eventually(lambda: bool(refused))
+    await watcher.refused.wait()
     with pytest.raises(Fenced):
         await turn.done()
     assert (await record_of(other, claim, turn.id)).state == LOST

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from hermes_lb.turns.ports import OWNED
 from hermes_lb.turns.store.inventory import Inventory
 from tests.support.turn_fleet import ValkeyFleet, new_principal, own, run
+from tests.support.turn_watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,24 +55,24 @@ async def test_turns_are_listed_newest_first_without_their_ids(
 
 async def test_a_turn_is_cancelled_at_its_owner(fleet: ValkeyFleet, inventory: Inventory) -> None:
     turn = await run(await fleet.at(0), fleet.claim())
-    asked = asyncio.Event()
-    turn.on_cancel(asked.set)
+    watcher = Watcher()
+    turn.watch(watcher)
     assert await inventory.cancel(turn.id[:24]) == 1
-    await asked.wait()
+    await watcher.asked_to_cancel.wait()
     assert await inventory.cancel("unknown") == 0
 
 
 async def test_a_purge_deletes_all_of_a_principal(fleet: ValkeyFleet, inventory: Inventory) -> None:
     store = await fleet.at(0)
     running = await run(store, fleet.claim(key="a", session="s"), b"data: 1\n\n")
-    refused = asyncio.Event()
-    running.journal.watch(refused.set, lambda: None, lambda: None)
+    watcher = Watcher()
+    running.watch(watcher)
     ended = await run(store, fleet.claim(key="b"), b"data: 1\n\n")
     await ended.done()
     other = await own(store, fleet.claim(principal=new_principal(), key="a"))
     assert await inventory.purge("*") == 0
     assert await inventory.purge(fleet.principal[:16]) == 2
-    await refused.wait()
+    await watcher.refused.wait()
     assert await inventory.turns(fleet.principal[:16], 9) == []
     for turn in (running, ended):
         assert await store.find(fleet.principal, turn.id) is None

@@ -142,7 +142,7 @@ async def test_a_fenced_owner_is_refused(
     await until(lambda: not turn.journal.unacknowledged)
     await written.fence_off(turn.id, "another")
     turn.append()
-    await turn.was_refused.wait()
+    await turn.watcher.refused.wait()
     assert turn.journal.unacknowledged == 0
     turn.append()
     with pytest.raises(Fenced):
@@ -157,7 +157,7 @@ async def test_an_end_is_refused_too(written: StoredJournals) -> None:
     await written.fence_off(turn.id, "another")
     with pytest.raises(Fenced):
         await turn.journal.finish(CLEAN)
-    assert turn.was_refused.is_set()
+    assert turn.watcher.refused.is_set()
 
 
 async def test_nothing_is_appended_behind_the_end(
@@ -168,7 +168,7 @@ async def test_nothing_is_appended_behind_the_end(
     turn.append()
     await turn.journal.finish(CLEAN)
     turn.append()
-    await turn.was_refused.wait()
+    await turn.watcher.refused.wait()
     assert await client.ask(turn.keys[1], "XLEN", turn.keys[1]) == 2
 
 
@@ -344,13 +344,13 @@ async def test_a_slow_store_pauses_the_owner_and_then_lets_it_go_on(
     await until(lambda: not turn.journal.unacknowledged)
     link.go_mute()
     while turn.journal.unacknowledged <= HIGH_WATER:
-        assert not turn.was_behind.is_set()
+        assert not turn.watcher.behind.is_set()
         turn.append(size=10_000)
-    assert turn.was_behind.is_set()
+    assert turn.watcher.behind.is_set()
     assert isinstance(turn.journal, StoredJournal)
     assert turn.journal.is_slow
     link.speak()
-    await turn.was_drained.wait()
+    await turn.watcher.caught_up.wait()
     assert not turn.journal.is_slow
     assert await turn.journal.finish(CLEAN) == Kept(1, turn.last, len(turn.written))
     assert not turn.journal.is_trimmed
@@ -371,7 +371,7 @@ async def test_a_journal_that_does_not_drain_is_given_up_to_here(
 
     def gave_up() -> bool:
         turn.append(size=10_000)
-        return turn.was_drained.is_set()
+        return turn.watcher.caught_up.is_set()
 
     await until(gave_up)
     assert turn.journal.is_trimmed
@@ -397,7 +397,7 @@ async def test_acknowledgements_of_what_was_given_up(
     turn.append(size=20_000)
     seen = link.commands["EVALSHA"]
     await until(lambda: link.commands["EVALSHA"] > seen)  # it is in flight
-    while not turn.was_drained.is_set():
+    while not turn.watcher.caught_up.is_set():
         turn.append(size=50_000)
     turn.append(size=1_000)
     held = turn.journal.unacknowledged

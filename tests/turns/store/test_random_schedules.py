@@ -30,6 +30,7 @@ from hermes_lb.turns.store.subscriber import Subscriber
 from hermes_lb.turns.store.timing import Timing
 from tests.support.turn_fleet import new_principal
 from tests.support.turn_journals import JournalServer, MemoryJournals
+from tests.support.turn_watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -202,9 +203,9 @@ async def _request(balancer: Balancer, backend: Backend, claim: Claim, rng: rand
     turn, record = begun.owned, begun.record
     assert turn is not None
     assert record is not None
-    stop = asyncio.Event()
-    turn.on_cancel(stop.set)
-    turn.journal.watch(stop.set, lambda: None, lambda: None)
+    watcher = Watcher()
+    turn.watch(watcher)
+    stop = watcher.must_stop
     try:
         if begun.outcome == QUEUED:
             async with asyncio.timeout(rng.uniform(0.05, 3)):

@@ -26,6 +26,7 @@ from hermes_lb.turns.store.incarnation import retire
 from hermes_lb.turns.store.stored_journals import StoredJournals
 from hermes_lb.turns.store.stored_turns import StoredTurns
 from tests.support.turn_fleet import new_principal, read_all
+from tests.support.turn_watcher import Watcher
 from tests.turns.store.rig import claim
 from tests.turns.store.test_random_schedules import TIMING, UnreliableClient
 
@@ -70,11 +71,11 @@ class Balancer:
         self.owners.spawn(self._execute(turn, after), name="owner of a turn")
 
     async def _execute(self, turn: OwnedTurn, after: int) -> None:
-        is_refused = asyncio.Event()
-        turn.journal.watch(is_refused.set, lambda: None, lambda: None)
+        watcher = Watcher()
+        turn.watch(watcher)
         for number in range(after + 1, EVENTS + 1):
             await asyncio.sleep(self.schedule.rng.uniform(0, 0.04))
-            if is_refused.is_set():
+            if watcher.refused.is_set():
                 return
             turn.journal.append(_event(number), 1)
         with contextlib.suppress(StoreAway, Fenced):  # the store repeats it
