@@ -81,7 +81,12 @@ async def _go_on(gate: Gate, rules: StreamRules, turn_rules: TurnRules, taken: T
         if turn_rules.has_sessions:
             fields += heads.fence_field(taken.owned.fence)
         other.rewrite(heads.with_field(other.request_head, fields))
-        Successor(other, gate.context, gate.gateway, turn_rules).go_on(taken, after)
+        successor = Successor(other, gate.context, gate.gateway, turn_rules)
+        try:
+            successor.go_on(taken, after)
+        except Exception:
+            other.abort_client("P" + other.letter)
+            raise
 
 
 def _last_id(taken: Takeover) -> bytes | None:

@@ -343,7 +343,7 @@ async def test_ids_of_ours_count_on_after_a_takeover(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["takeover._last_id", "takeover.RequestHead", "takeover.Successor.count"]
+    "where", ["takeover._last_id", "takeover.RequestHead", "takeover.Successor._goes_on_alone"]
 )
 async def test_an_unexpected_error_ends_the_turn(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, where: str
