@@ -15,13 +15,10 @@ The kept events are the passed ones, without comments, and without an incomplete
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from hermes_lb.http.body import LAST_CHUNK, MOST_KNOWN, ChunkedBody, make_body, openings
 from hermes_lb.http.sse import EVENT_END, LONGEST_END, MOST_AT_ONCE, chunk, end_of_last_event
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # An event costs 2 us, and gets 50 bytes, however short it is. Bytes with more ends of lines than
 # this, two for an event at least, are looked at in parts of this size.
@@ -42,14 +39,28 @@ _RETRY = re.compile(rb"(?:\A|(?<=[\r\n]))retry: ?([0-9]{1,9})(?=[\r\n])")
 _COMMENTS = re.compile(rb"((?::[^\r\n]*+(?>\r\n|\n|\r))+)(?>\r\n|\n|\r)").fullmatch
 
 
+class EventLog(Protocol):
+    """Keeps the events. An object and not two functions: a bound method takes 64 bytes."""
+
+    def append(self, data: bytes, events: int) -> None:
+        """Whole events, each with its id, and their count."""
+
+    def skip(self) -> None:
+        """An event of more than `most_in_event` bytes, which is passed on in parts."""
+
+
+class RetryLog(Protocol):
+    """Keeps the last `retry` field."""
+
+    def retried(self, retry: bytes) -> None:
+        """Its value."""
+
+
 class NumberedEvents:
     """The events of one turn, from its first one on.
 
     - `prefix`: of our ids; the event's number follows, which counts all events from 1.
-    - `keep`: called with whole events, each with its id, and their count. `skip`: called for an
-      event of more than `most_in_event` bytes, which is passed on in parts and not kept.
     - `to_chunks`: they leave in chunks (HTTP/1.1), and not as they are.
-    - `retried`: called with the value of a `retry` field.
     - `adds_ids`: False for a server that can continue the stream. Only events of one connection
       have no id there, and ours would stand for other events at the next server.
     """
@@ -61,14 +72,13 @@ class NumberedEvents:
         "_is_at_start",
         "_is_between_chunks",
         "_is_within_event",
-        "_keep",
+        "_log",
         "_most_in_event",
         "_number",
         "_received",
         "_rest",
-        "_retried",
+        "_retries",
         "_searched",
-        "_skip",
         "_to_chunks",
         "excess",
         "is_done",
@@ -78,25 +88,24 @@ class NumberedEvents:
         self,
         length: int,
         prefix: bytes,
-        keep: Callable[[bytes, int], None],
-        skip: Callable[[], None],
+        log: EventLog,
         *,
         most_in_event: int,
         to_chunks: bool = True,
-        retried: Callable[[bytes], None] | None = None,
+        retries: RetryLog | None = None,
         adds_ids: bool = True,
     ) -> None:
         self._id_line = b"id: " + prefix
-        self._keep = keep
-        self._skip = skip
+        self._log = log
         self._most_in_event = most_in_event
         self._to_chunks = to_chunks
         self._received = make_body(length, to_http11=False)
         self._is_between_chunks = to_chunks and isinstance(self._received, ChunkedBody)
         self._number = 0  # of the last event
-        self._retried = retried
+        self._retries = retries
         self._adds_ids = adds_ids
-        self._held = bytearray()  # the beginning of an event; it grows in place
+        # The beginning of an event; it grows in place. None: there is nothing of one.
+        self._held: bytearray | None = None
         self._searched = 0  # of `_held`: no event ends there
         self._rest = b""  # for later feeds
         self._is_at_start = True  # no event has come
@@ -131,7 +140,7 @@ class NumberedEvents:
             ):
                 self._number = number = self._number + 1
                 event = self._id_line + b"%d\n" % number + data[_FIRST_LINES[size] : -2]
-                self._keep(event, 1)
+                self._log.append(event, 1)
                 return b"%x\r\n%b\r\n" % (len(event), event)
         if len(data) > _PART or self.behind:
             data = self._portion(data)
@@ -156,7 +165,7 @@ class NumberedEvents:
         """The server's connection has ended. Raises InvalidBody if it is too early."""
         self._received.end()
         self.is_done = True
-        return self._framed(self._incomplete())
+        return self._framed(self._incomplete(self._held or bytearray()))
 
     def _framed(self, events: bytes) -> bytes:
         if not self._to_chunks:
@@ -165,7 +174,8 @@ class NumberedEvents:
 
     def _events(self, data: bytes) -> bytes:
         """Bytes as they came -> the events that are whole by now, as they are passed on."""
-        received, held = self._received, self._held
+        received = self._received
+        held = bytearray() if self._held is None else self._held
         start = max(0, self._searched - LONGEST_END + 1)
         held += received.feed(data)
         if received.is_done:
@@ -180,9 +190,10 @@ class NumberedEvents:
             if len(held) > self._most_in_event:
                 passed += self._begin_long_event(held)
         if self.is_done:
-            passed += self._incomplete()
+            passed += self._incomplete(held)
             held.clear()
         self._searched = len(held)
+        self._held = held or None
         self._is_between_chunks = (
             self._to_chunks
             and not (held or self._rest or self._is_at_start or self._is_within_event)
@@ -195,14 +206,13 @@ class NumberedEvents:
         """True behind CR LF CR: the LF is on its way, and belongs to the same event."""
         return not self.is_done and held.endswith(b"\r\n\r")
 
-    def _incomplete(self) -> bytes:
+    def _incomplete(self, held: bytearray) -> bytes:
         """The event that the stream ends in; blank lines before it are dropped as all others."""
-        held = bytes(self._held)
-        return held if self._is_within_event else held.lstrip(b"\r\n")
+        return bytes(held if self._is_within_event else held.lstrip(b"\r\n"))
 
     def _begin_long_event(self, held: bytearray) -> bytes:
         self._number += 1
-        self._skip()
+        self._log.skip()
         self._is_within_event = True
         if not self._adds_ids:
             return self._rest_of_long_event(held)
@@ -244,9 +254,9 @@ class NumberedEvents:
                 passed.append(comments[1])
                 continue
             self._number += 1
-            if self._retried is not None and b"retry" in event:
+            if self._retries is not None and b"retry" in event:
                 for retry in _RETRY.findall(event):
-                    self._retried(retry)
+                    self._retries.retried(retry)
             if self._adds_ids and not _has_id(event):
                 line_end = _LINE_END.search(event)
                 assert line_end is not None
@@ -256,13 +266,13 @@ class NumberedEvents:
                 kept.append(event)
             else:
                 self._keep_all(kept)
-                self._skip()
+                self._log.skip()
         self._keep_all(kept)
         return b"".join(passed)
 
     def _keep_all(self, events: list[bytes]) -> None:
         if events:
-            self._keep(b"".join(events), len(events))
+            self._log.append(b"".join(events), len(events))
             events.clear()
 
 

@@ -590,6 +590,10 @@ class TurnGate:
     def client_caught_up(self) -> None:
         raise NotImplementedError
 
+    def over(self) -> None:
+        """The exchange has ended."""
+        raise NotImplementedError
+
     def describe(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row of the exchange, as it is for a turn."""
         raise NotImplementedError

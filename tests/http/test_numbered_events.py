@@ -22,9 +22,9 @@ class Kept:
         self.count = 0
         self.skipped: list[int] = []
 
-    def keep(self, data: bytes, count: int) -> None:
+    def append(self, data: bytes, events: int) -> None:
         self.data += data
-        self.count += count
+        self.count += events
 
     def skip(self) -> None:
         self.count += 1
@@ -39,7 +39,7 @@ def chunks(*parts: bytes, last: bool = True) -> bytes:
 def numbered(*feeds: bytes, length: int = CHUNKED, **options: Any) -> tuple[bytes, Kept]:
     """What leaves, without its chunks, and what is kept."""
     kept = Kept()
-    body = NumberedEvents(length, b"T.", kept.keep, kept.skip, **{"most_in_event": 1000, **options})
+    body = NumberedEvents(length, b"T.", kept, **{"most_in_event": 1000, **options})
     plain = make_body(CHUNKED, to_http11=False)
     passed = b""
     for data in feeds:
@@ -126,7 +126,7 @@ def test_a_stream_that_ends_with_its_connection() -> None:
 
 def test_a_stream_that_is_cut_has_no_end() -> None:
     kept = Kept()
-    body = NumberedEvents(CHUNKED, b"T.", kept.keep, kept.skip, most_in_event=1000)
+    body = NumberedEvents(CHUNKED, b"T.", kept, most_in_event=1000)
     body.feed(chunks(b"data: a\n\n", last=False))
     with pytest.raises(InvalidBody):
         body.end()
@@ -136,7 +136,7 @@ def test_a_stream_that_is_cut_has_no_end() -> None:
 def test_one_feed_looks_at_a_bounded_part(event: bytes) -> None:
     """At few events, not at few bytes: each costs the same, however short it is."""
     kept = Kept()
-    body = NumberedEvents(CHUNKED, b"T.", kept.keep, kept.skip, most_in_event=1000)
+    body = NumberedEvents(CHUNKED, b"T.", kept, most_in_event=1000)
     body.feed(chunks(event * 30_000, last=False))
     counts = [kept.count]
     while body.behind:

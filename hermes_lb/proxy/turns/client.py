@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from hermes_lb.http import Body, ResponseHead
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.ports import TunnelEnd, TunnelSink
+    from hermes_lb.proxy.ports import TunnelEnd, TunnelSink, TurnGate
     from hermes_lb.proxy.turns.owner import Owner
 
 _DEGRADED = b"X-Hermes-Degraded: store\r\n"
@@ -22,7 +22,7 @@ class TurnClient(Downstream):
     """Passes everything on to `real`, and what an owner says of its turn to `owner`.
 
     - `real`: the client's own side; None once it has left.
-    - `over`: called at the end of the exchange.
+    - `gate`: told of the end of the exchange.
     - `owner`: None for a request that executes no turn.
     - `is_degraded`: the turn could not be stored; the response says so.
     - `replayed`: given the fields of a stored head, adds those of its turn.
@@ -33,10 +33,10 @@ class TurnClient(Downstream):
     __slots__ = (
         "_can_insert",
         "_takes_chunks",
+        "gate",
         "is_degraded",
         "is_slow",
         "is_writing_paused",
-        "over",
         "owner",
         "passes_resume",
         "peer",
@@ -45,14 +45,14 @@ class TurnClient(Downstream):
         "replayed",
     )
 
-    def __init__(self, real: Downstream, over: Callable[[], None]) -> None:
+    def __init__(self, real: Downstream, gate: TurnGate) -> None:
         self.real: Downstream | None = real
         self.peer = real.peer
         self.received_at = real.received_at
         self.is_writing_paused = real.is_writing_paused
         self._can_insert = real.can_insert
         self._takes_chunks = real.takes_chunks
-        self.over: Callable[[], None] | None = over
+        self.gate: TurnGate | None = gate
         self.owner: Owner | None = None
         self.is_degraded = False
         self.replayed: Callable[[bytes], bytes] | None = None
@@ -159,9 +159,9 @@ class TurnClient(Downstream):
         real, self.real = self.real, None
         if owner is not None:
             owner.ended(termination)
-        over, self.over = self.over, None
-        if over is not None:
-            over()
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.over()
         return real
 
     def open_tunnel(self, tunnel: TunnelSink) -> TunnelEnd:

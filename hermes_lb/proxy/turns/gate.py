@@ -55,7 +55,7 @@ class Gate(TurnGate):
         self._attends: tuple[str, Callable[[str], bool]] | None = None
         self._work: asyncio.Task[Any] | None = None  # which waits for that turn
         self._keep_alive: KeepAlive | None = None
-        self._client = TurnClient(exchange.client, self.over)
+        self._client = TurnClient(exchange.client, self)
         exchange.take_turn(self, self._client)
 
     @property
@@ -123,7 +123,7 @@ class Gate(TurnGate):
             self._keep_alive = KeepAlive(exchange, self.context, allowed, is_between_events)
 
     def over(self) -> None:
-        """The exchange has ended: each refers to the other."""
+        # Each refers to the other.
         self._exchange = None
         if self._keep_alive is not None:
             self._keep_alive.stop()

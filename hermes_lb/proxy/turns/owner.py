@@ -68,7 +68,6 @@ class Owner:
         "_reply",
         "_resume_path",
         "_rules",
-        "_writer",
         "_writes",
         "owned",
         "server",
@@ -96,12 +95,11 @@ class Owner:
         self._kept = _UNDECIDED
         self._resume_path = b""  # at which its backend continues the stream
         self._events: NumberedEvents | None = None
-        self._answer: list[bytes] = []
+        self._answer: list[bytes] | None = None
         self._answered = 0  # bytes of its body
         self._reply: LocalReply | None = None
         self._ended_by = ""  # "cancelled" or "fenced", before the exchange was cut
-        self._writes: list[Callable[[], Awaitable[None]]] = []  # few at a time
-        self._writer: asyncio.Task[None] | None = None
+        self._writes: list[Callable[[], Awaitable[None]]] | None = None  # few at a time
         self._giving_up: asyncio.TimerHandle | None = None
         owned.watch(self)
 
@@ -141,11 +139,10 @@ class Owner:
         return NumberedEvents(
             length,
             event_ids.prefix(self.owned.id),
-            self.owned.journal.append,
-            self.owned.journal.skip,
+            self.owned.journal,
             most_in_event=self._rules.max_event,
             to_chunks=to_chunks,
-            retried=self._retried,
+            retries=self,
             adds_ids=adds_ids,
         )
 
@@ -176,7 +173,7 @@ class Owner:
                 self._keep(first)
         stored = heads.stored(head, fields)
         if self._kept == _ANSWER:
-            self._answer.insert(0, stored)
+            self._answer = [stored, *(self._answer or ())]
             return fields, first
         is_stream = self._kept == _EVENTS
         if self._events is not None:
@@ -206,10 +203,12 @@ class Owner:
         if self._kept == _CHUNKS:
             self.owned.journal.append(data, 1)
         elif self._kept == _ANSWER and self._answered <= MOST_IN_ANSWER:
+            self._answer = self._answer or []
             self._answer.append(data)
             self._answered += len(data)
 
-    def _retried(self, retry: bytes) -> None:
+    def retried(self, retry: bytes) -> None:
+        """The last one is given to clients that resume (`numbered_events.RetryLog`)."""
         self._write(lambda: self.owned.retried(retry.decode()))
 
     @property
@@ -290,7 +289,7 @@ class Owner:
 
     def _ended_well(self) -> None:
         if self._kept == _ANSWER:
-            answer = b"".join(self._answer)
+            answer = b"".join(self._answer or ())
             self._release(answer if len(answer) <= MOST_IN_ANSWER else b"")
         else:
             self._executing.count("done")
@@ -307,26 +306,28 @@ class Owner:
     # Writes of the state, in order.
 
     def _write(self, write: Callable[[], Awaitable[None]]) -> None:
-        self._writes.append(write)
-        if self._writer is None:
-            self._writer = self._context.tasks.spawn(self._write_all(), name="state of a turn")
+        if self._writes is None:
+            self._writes = [write]
+            self._context.tasks.spawn(self._write_all(self._writes), name="state of a turn")
+        else:
+            self._writes.append(write)
 
-    async def _write_all(self) -> None:
+    async def _write_all(self, writes: list[Callable[[], Awaitable[None]]]) -> None:
         give_up_at = self._context.clock() + _ALL_ATTEMPTS
-        while self._writes:
+        while writes:
             try:
-                await self._writes[0]()
+                await writes[0]()
             except StoreAway:
                 if self._context.clock() < give_up_at:
                     await asyncio.sleep(_NEXT_ATTEMPT)
                     continue
                 logger.warning("the state of a turn could not be stored: the store is away")
             except Fenced:
-                self._writes.clear()
+                writes.clear()
                 self.turn_refused()
                 break
-            self._writes.pop(0)
-        self._writer = None
+            writes.pop(0)
+        self._writes = None
 
 
 def _side(termination: str) -> str:

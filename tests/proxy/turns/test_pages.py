@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
@@ -136,13 +137,12 @@ def test_a_retry_in_one_whole_chunk_is_found(size: int) -> None:
     from hermes_lb.http.numbered_events import NumberedEvents
     from hermes_lb.http.request import CHUNKED
 
-    found: list[bytes] = []
-    options: dict[str, Any] = {"most_in_event": 1000, "retried": found.append}
-    body = NumberedEvents(CHUNKED, b"h1.t.", lambda *_: None, lambda: None, **options)
+    log = Mock()
+    body = NumberedEvents(CHUNKED, b"h1.t.", log, most_in_event=1000, retries=log)
     data = b"".join(
         b"%x\r\n%b\r\n" % (len(event), event)
         for event in (b"data: 0\n\n", b"data: retry: 9\nretry: 7\n\n", b"data: x\nretryy: 8\n\n")
     )
     for start in range(0, len(data), size):
         body.feed(data[start : start + size])
-    assert found == [b"7"]
+    log.retried.assert_called_once_with(b"7")
