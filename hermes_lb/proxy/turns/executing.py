@@ -31,41 +31,38 @@ class Executing(Gate):
     """`own` the turn first. By itself: it has no client, and its server is being looked for."""
 
     __slots__ = (
-        "_address", "_detached", "_left_alone", "_owned_id", "_rules", "_starts", "_unread",
+        "_address", "_detached", "_left_alone", "_starts", "_unread", "rules",
     )  # fmt: skip
 
     def __init__(
         self, exchange: TurnRequest, context: Context, gateway: TurnGateway, rules: TurnRules
     ) -> None:
         super().__init__(exchange, context, gateway)
-        self._rules = rules
+        self.rules = rules
         self._address = exchange.client_address
         self._unread = 0  # bytes of its response, while its client is slow
-        self._owned_id = ""
         self._starts = 0  # attempts that were stored
         self._detached: Detached | None = None
-        self._left_alone: asyncio.Event | None = None  # set when a follower here has left
+        # Set when a follower here has left: of this turn.
+        self._left_alone: tuple[str, asyncio.Event] | None = None
 
     def own(self, owned: OwnedTurn, *, has_key: bool) -> Owner:
         exchange = self._exchange
         assert exchange is not None
         self._client.owner = owner = Owner(
             owned,
-            self._rules,
-            self.context,
             self,
             is_get=exchange.head.method == b"GET",
             has_key=has_key,
             origin=heads.origin_of(exchange.request_head),
         )
-        self._owned_id = owned.id
         return owner
 
     def may_be_sent(self) -> bool:
         """A server may have got the request: of an earlier attempt, if those are repeated."""
         exchange = self._exchange
         assert exchange is not None
-        return exchange.connected_at >= 0.0 or (self._rules.repeats and exchange.retries > 0)
+        return exchange.connected_at >= 0.0 or (self.rules.repeats and exchange.retries > 0)
 
     def over(self) -> None:
         super().over()
@@ -74,9 +71,9 @@ class Executing(Gate):
             self._detached.leave()
             self._detached = None
         if self._left_alone is not None:
-            self._left_alone.set()
-        if self._owned_id:
-            self.gateway.ended(self._owned_id)
+            turn, left = self._left_alone
+            left.set()
+            self.gateway.ended(turn)
 
     # Before the request leaves, and the response that continues at another server.
 
@@ -127,7 +124,7 @@ class Executing(Gate):
 
     def _goes_on_alone(self, owner: Owner) -> bool:
         """Leaving does not cancel it: it was sent."""
-        return bool(owner.server) and self._rules.may_detach
+        return bool(owner.server) and self.rules.may_detach
 
     async def _end_with_its_followers(self, owner: Owner) -> None:
         """Leaving is cancelling, or nothing was sent: the last request that follows it decides,
@@ -135,7 +132,8 @@ class Executing(Gate):
         while await self._is_followed(owner):
             if self.exchange is None or self._goes_on_alone(owner):
                 return
-            self._left_alone = left = asyncio.Event()
+            left = asyncio.Event()
+            self._left_alone = owner.owned.id, left
             self.gateway.abandon(owner.owned.id, left.set)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_NEXT_LOOK):
@@ -170,7 +168,7 @@ class Executing(Gate):
         """It has no client, for `linger` at most."""
         exchange = self._exchange
         assert exchange is not None
-        until = self.context.clock() + self._rules.linger
+        until = self.context.clock() + self.rules.linger
         live = self.context.live
         self._detached = Detached(exchange, self._client.peer, live, until, self._linger_is_over)
 
@@ -185,7 +183,7 @@ class Executing(Gate):
         if exchange is None or detached is None:
             return
         if is_followed:
-            detached.deadline = self.context.clock() + self._rules.linger
+            detached.deadline = self.context.clock() + self.rules.linger
         else:
             exchange.abort_client("CD", "its client has not come back in time")
 
@@ -226,7 +224,7 @@ class Executing(Gate):
         if exchange is None:
             return
         owner = self._client.owner
-        if by == "c" and self._rules.may_detach and self._client.real is not None:
+        if by == "c" and self.rules.may_detach and self._client.real is not None:
             self._detach("cD", reason)  # it can come back for the rest
         elif exchange.status or owner is None:
             exchange.abort_client(by + exchange.letter, reason)

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hermes_lb.http import Body, ResponseHead
-    from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.local_replies import LocalReply
     from hermes_lb.proxy.turns.executing import Executing
-    from hermes_lb.proxy.turns.rules import TurnRules
     from hermes_lb.turns.ports import OwnedTurn
 
 logger = logging.getLogger("hermes_lb")
@@ -56,7 +54,6 @@ class Owner:
     __slots__ = (
         "_answer",
         "_answered",
-        "_context",
         "_ended_by",
         "_events",
         "_executing",
@@ -67,7 +64,6 @@ class Owner:
         "_origin",
         "_reply",
         "_resume_path",
-        "_rules",
         "_writes",
         "owned",
         "server",
@@ -76,8 +72,6 @@ class Owner:
     def __init__(
         self,
         owned: OwnedTurn,
-        rules: TurnRules,
-        context: Context,
         executing: Executing,
         *,
         is_get: bool,
@@ -85,8 +79,6 @@ class Owner:
         origin: bytes,
     ) -> None:
         self.owned = owned
-        self._rules = rules
-        self._context = context
         self._executing = executing
         self._is_get = is_get
         self._has_key = has_key
@@ -128,7 +120,7 @@ class Owner:
         self, length: int, after: bytes, resume_path: bytes, *, to_chunks: bool
     ) -> ContinuedEvents | None:
         """The body of an event stream that its backend can continue, behind the event `after`."""
-        if 200 in self._rules.release_on:
+        if 200 in self._executing.rules.release_on:
             return None
         self._kept = _EVENTS
         self._resume_path = resume_path
@@ -140,14 +132,14 @@ class Owner:
             length,
             event_ids.prefix(self.owned.id),
             self.owned.journal,
-            most_in_event=self._rules.max_event,
+            most_in_event=self._executing.rules.max_event,
             to_chunks=to_chunks,
             retries=self,
             adds_ids=adds_ids,
         )
 
     def _decide(self, head: ResponseHead, length: int) -> int:
-        rules = self._rules
+        rules = self._executing.rules
         if head.status in rules.release_on:
             return _ANSWER
         if rules.journal and length < 0 and head.status == 200 and head.has_plain_events:
@@ -177,8 +169,8 @@ class Owner:
             return fields, first
         is_stream = self._kept == _EVENTS
         if self._events is not None:
-            events = self._events
-            self._executing.keep_alive(self._rules.keep_alive, lambda: events.is_between_events)
+            allowed, events = self._executing.rules.keep_alive, self._events
+            self._executing.keep_alive(allowed, lambda: events.is_between_events)
         if self._kept == _NOTHING:
             self.owned.journal.skip()
         path = self._resume_path.decode()
@@ -191,7 +183,7 @@ class Owner:
             self.owned.id,
             is_stream=is_stream,
             is_get=self._is_get,
-            vary=self._rules.principals.vary,
+            vary=self._executing.rules.principals.vary,
         )
         if is_stream and self._is_get:
             # EventSource has no id before the first event, and would execute it again.
@@ -220,17 +212,18 @@ class Owner:
 
     def client_is_behind(self, unsent: int) -> None:
         """Its client reads more slowly than the server sends, and is not waited for."""
+        executing = self._executing
         if not self.is_kept:
-            self._executing.client_is_too_slow()
-        elif unsent > self._rules.journal_size or not self._executing.may_be_behind(unsent):
-            self._executing.cut("c", "the client reads too slowly")
+            executing.client_is_too_slow()
+        elif unsent > executing.rules.journal_size or not executing.may_be_behind(unsent):
+            executing.cut("c", "the client reads too slowly")
 
     # What the store tells it (`ports.TurnWatcher`).
 
     def journal_fell_behind(self) -> None:
         """The store is slow: the server waits for it."""
         self._executing.pause_server()
-        self._giving_up = self._context.loop.call_later(_PAUSE, self._give_up)
+        self._giving_up = self._executing.context.loop.call_later(_PAUSE, self._give_up)
 
     def _give_up(self) -> None:
         """The journal marks its gap itself; the response goes on."""
@@ -250,7 +243,7 @@ class Owner:
 
     def cancel_requested(self) -> None:
         """Not at once: it may have been asked for before there was an owner."""
-        self._context.loop.call_soon(self._cancelled)
+        self._executing.context.loop.call_soon(self._cancelled)
 
     def _cancelled(self) -> None:
         if not self._ended_by:
@@ -265,24 +258,25 @@ class Owner:
 
     def ended(self, termination: str) -> None:
         """The exchange is over: "--", or it was cut."""
+        executing = self._executing
         if self._giving_up is not None:
             self._giving_up.cancel()
         if self._ended_by == "fenced":
-            self._executing.count("fenced")
+            executing.count("fenced")
         elif self._ended_by == "cancelled":
-            self._executing.count("cancelled")
+            executing.count("cancelled")
             self._write(self.owned.cancelled)
-        elif not self._executing.may_be_sent():
+        elif not executing.may_be_sent():
             self._release(heads.answer(self._reply) if self._reply is not None else b"")
         elif self._reply is not None:
             self._lost("backend")
-        elif termination[0] == "C" and not self._rules.may_detach and termination[1] != "L":
-            self._executing.count("cancelled")
+        elif termination[0] == "C" and not executing.rules.may_detach and termination[1] != "L":
+            executing.count("cancelled")
             self._write(self.owned.cancelled)
         elif termination == "--" or termination.endswith("L"):
             self._ended_well()
         elif termination[0] == "K" and self._resume_path:
-            self._executing.count("fenced")
+            executing.count("fenced")
             self._write(self.owned.orphan)
         else:
             self._lost("owner_stopped" if termination[0] == "K" else _side(termination))
@@ -308,17 +302,18 @@ class Owner:
     def _write(self, write: Callable[[], Awaitable[None]]) -> None:
         if self._writes is None:
             self._writes = [write]
-            self._context.tasks.spawn(self._write_all(self._writes), name="state of a turn")
+            work = self._write_all(self._writes)
+            self._executing.context.tasks.spawn(work, name="state of a turn")
         else:
             self._writes.append(write)
 
     async def _write_all(self, writes: list[Callable[[], Awaitable[None]]]) -> None:
-        give_up_at = self._context.clock() + _ALL_ATTEMPTS
+        give_up_at = self._executing.context.clock() + _ALL_ATTEMPTS
         while writes:
             try:
                 await writes[0]()
             except StoreAway:
-                if self._context.clock() < give_up_at:
+                if self._executing.context.clock() < give_up_at:
                     await asyncio.sleep(_NEXT_ATTEMPT)
                     continue
                 logger.warning("the state of a turn could not be stored: the store is away")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secrets import token_hex
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
 from hermes_lb.proxy.turns.keys import body_session, head_session, header_key, query_key
@@ -110,7 +110,7 @@ class TurnRules:
         """Of a request with these digests; what else its client's address has here."""
         return Claim(
             principal=principal,
-            nonce=token_hex(16),
+            nonce=token_urlsafe(16),
             key=key,
             session=session,
             fingerprint=fingerprint,

@@ -116,7 +116,7 @@ class Successor(Executing):
             self.spawn(self._end_with_its_followers(owner))
 
     def _goes_on_alone(self, owner: Owner) -> bool:
-        return self._rules.may_detach
+        return self.rules.may_detach
 
     def may_be_sent(self) -> bool:
         return True

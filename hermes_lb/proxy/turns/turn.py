@@ -105,7 +105,7 @@ class Turn(Executing):
 
     def read_head(self) -> None:
         """Whose request it is, and which one. Raises TurnProblem."""
-        exchange, rules = self._exchange, self._rules
+        exchange, rules = self._exchange, self.rules
         assert exchange is not None
         secret, request_head = self.gateway.secret, exchange.request_head
         self._principal = rules.principals.find(
@@ -153,7 +153,7 @@ class Turn(Executing):
         exchange = self._exchange
         assert exchange is not None
         size = len(data)
-        if self._buffered + size > self._rules.body_buffer:
+        if self._buffered + size > self.rules.body_buffer:
             exchange.refuse(RequestRefused(413, "the body is too large to find its session"))
         elif not self.gateway.bodies.has_room(self._address, size):
             self.refuse(
@@ -237,7 +237,7 @@ class Turn(Executing):
         if self._body is not None:
             exchange.enter(phases.CLAIM, now)
             self.spawn(self._claim_by_body())
-        elif self._rules.session_required and not self._session:
+        elif self.rules.session_required and not self._session:
             self.refuse(_session_required())
         elif self._key or self._session:
             exchange.enter(phases.CLAIM, now)
@@ -247,8 +247,8 @@ class Turn(Executing):
 
     async def _claim_by_body(self) -> None:
         assert self._body is not None
-        assert self._rules.find_in_body is not None
-        session = self._rules.find_in_body(b"".join(self._body))
+        assert self.rules.find_in_body is not None
+        session = self.rules.find_in_body(b"".join(self._body))
         is_read = False
         while not is_read:
             if self.exchange is None:
@@ -267,7 +267,7 @@ class Turn(Executing):
         self._session = self._digest(b"session", session.name)
         if self._session and not self._principal:
             raise _principal_required()
-        if self._rules.session_required and not self._session:
+        if self.rules.session_required and not self._session:
             raise _session_required()
         if self._key or self._session:
             await self._begin()
@@ -276,7 +276,7 @@ class Turn(Executing):
 
     def _make_claim(self) -> Claim:
         is_known = self._fingerprint is not None and self._is_body_read
-        return self._rules.claim(
+        return self.rules.claim(
             self._principal,
             key=self._key,
             session=self._session,
@@ -348,7 +348,7 @@ class Turn(Executing):
             raise outcome_unknown(record.id, record.reason)
         if record.state == states.CANCELLED:
             raise turn_cancelled(record.id)
-        if not self._rules.joins and record.state not in states.ENDED:
+        if not self.rules.joins and record.state not in states.ENDED:
             raise TurnProblem(
                 409, "in_progress", "a request with this key runs", turn=record.id, retry_after=1
             )
@@ -377,7 +377,7 @@ class Turn(Executing):
         assert self._fingerprint is not None
         position = event_ids.last_event_id(exchange.request_head)
         fingerprint = self._fingerprint.text
-        await follow(self, record, position, self._rules, fingerprint=fingerprint)
+        await follow(self, record, position, self.rules, fingerprint=fingerprint)
 
     # Resumed at its own URL.
 
@@ -391,7 +391,7 @@ class Turn(Executing):
         if record is None or record.fingerprint != self._fingerprint.text:
             raise not_found()
         position = event_ids.last_event_id(exchange.request_head)
-        await follow(self, record, position, self._rules)
+        await follow(self, record, position, self.rules)
 
     # A stream without a key.
 
@@ -399,7 +399,7 @@ class Turn(Executing):
         owner, exchange = self._client.owner, self._exchange
         if owner is not None or self._is_tried or not self._principal or exchange is None:
             return False
-        if not (self._rules.journal and head.status == 200 and head.length < 0):
+        if not (self.rules.journal and head.status == 200 and head.length < 0):
             return False
         if not head.has_plain_events:
             return False

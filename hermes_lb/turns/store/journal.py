@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from secrets import token_hex
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Final
 
 from hermes_lb.turns.ports import HIGH_WATER, Fenced, StoreAway
@@ -158,7 +158,7 @@ class StoredJournal(OwnedJournal):
         if self.is_refused:
             raise Fenced
         self._writer.forget(self)
-        args = (token_hex(16), self._writer.publish, self._nonce)
+        args = (token_urlsafe(16), self._writer.publish, self._nonce)
         nonce, _ = await self._writer.client.run(_FENCE_OFF, self.keys, args)
         return str(nonce.decode())
 

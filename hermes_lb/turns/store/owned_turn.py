@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hermes_lb.turns.ports import End, Fenced, OwnedTurn, StoreAway
 from hermes_lb.turns.states import CANCELLED, CANCELLING, DONE, LOST
@@ -20,15 +20,25 @@ if TYPE_CHECKING:
     from hermes_lb.turns.store.session_queue import SessionQueue
 
 
+class Services(NamedTuple):
+    """What all turns of this process use: one reference in each. `left` is called once when a turn
+    has ended; `again` repeats an operation in the background until it succeeds."""
+
+    control: Control
+    queue: SessionQueue
+    sealing: Sealing
+    incarnation: Callable[[], str]
+    left: Callable[[StoredOwnedTurn], None]
+    again: Callable[[Callable[[], Awaitable[None]]], None]
+
+
 class StoredOwnedTurn(OwnedTurn):
-    """Made by `StoredTurns.begin`. `left` is called once when it has ended; `again` repeats an
-    operation in the background until it succeeds."""
+    """Made by `StoredTurns.begin`."""
 
     __slots__ = (
-        "_again", "_control", "_head_size", "_incarnation", "_is_ended", "_keep", "_keep_events",
-        "_left", "_queue", "_sealing", "_watcher", "_woken", "can_be_taken_over", "fence",
-        "has_started", "id", "is_cancelled", "is_queued", "journal", "kept_size", "name",
-        "record_size",
+        "_head_size", "_is_ended", "_keep", "_keep_events", "_services", "_watcher", "_woken",
+        "can_be_taken_over", "fence", "has_started", "id", "is_cancelled", "is_queued",
+        "journal", "kept_size", "name", "record_size",
     )  # fmt: skip
 
     journal: OwnedJournal
@@ -39,12 +49,7 @@ class StoredOwnedTurn(OwnedTurn):
         claim: Claim,
         fence: int,
         journal: OwnedJournal,
-        control: Control,
-        queue: SessionQueue,
-        sealing: Sealing,
-        incarnation: Callable[[], str],
-        left: Callable[[StoredOwnedTurn], None],
-        again: Callable[[Callable[[], Awaitable[None]]], None],
+        services: Services,
     ) -> None:
         self.name = name
         self.id = name.id
@@ -59,12 +64,7 @@ class StoredOwnedTurn(OwnedTurn):
         self._head_size = 0
         # Not the claim, which takes 0.2 KB.
         self._keep, self._keep_events = claim.keep, claim.keep_events
-        self._control = control
-        self._queue = queue
-        self._sealing = sealing
-        self._incarnation = incarnation
-        self._left = left
-        self._again = again
+        self._services = services
         self._watcher: TurnWatcher | None = None
         self._woken: asyncio.Event | None = None  # while it waits for its session
         self._is_ended = False
@@ -86,7 +86,9 @@ class StoredOwnedTurn(OwnedTurn):
         self.is_queued = True
         self._woken = asyncio.Event()
         try:
-            self.fence = await self._queue.granted(self.name, self._incarnation, self._woken)
+            self.fence = await self._services.queue.granted(
+                self.name, self._services.incarnation, self._woken
+            )
         except Fenced:
             await self.look()
             raise
@@ -98,25 +100,25 @@ class StoredOwnedTurn(OwnedTurn):
         self.has_started = True
         # A replica has it too, if the turn has a key: after a failover it must not look as if it
         # was never sent.
-        await self._control.start(self.name, server, is_durable=bool(self.name.key))
+        await self._services.control.start(self.name, server, is_durable=bool(self.name.key))
 
     async def fingerprinted(self, fingerprint: str) -> None:
-        await self._control.fingerprint(self.name, fingerprint)
+        await self._services.control.fingerprint(self.name, fingerprint)
 
     async def headed(
         self, head: bytes, *, is_stream: bool, resume_path: str = "", origin: str = ""
     ) -> None:
         self.journal.is_stream = is_stream
-        head = self._sealing.sealed_head(self.id, head)
+        head = self._services.sealing.sealed_head(self.id, head)
         self._head_size = len(head)
         self.can_be_taken_over = is_stream and bool(resume_path)
-        await self._control.head(
+        await self._services.control.head(
             self.name, head, is_stream=is_stream, resume_path=resume_path, origin=origin
         )
         await self.journal.notify()
 
     async def retried(self, retry: str) -> None:
-        await self._control.retry(self.name, retry)
+        await self._services.control.retry(self.name, retry)
 
     async def done(self) -> None:
         await self._end(DONE, End(True, ""))
@@ -127,7 +129,7 @@ class StoredOwnedTurn(OwnedTurn):
     async def orphan(self) -> None:
         async def orphan() -> None:
             nonce = await self.journal.leave()
-            await self._control.orphan(self.name, self._incarnation(), nonce)
+            await self._services.control.orphan(self.name, self._services.incarnation(), nonce)
             await self.journal.notify()
 
         await self._finish(orphan)
@@ -140,8 +142,8 @@ class StoredOwnedTurn(OwnedTurn):
 
     async def release(self, answer: bytes) -> None:
         async def release() -> None:
-            stored = self._sealing.sealed_head(self.id, answer) if answer else answer
-            await self._control.release(self.name, stored)
+            stored = self._services.sealing.sealed_head(self.id, answer) if answer else answer
+            await self._services.control.release(self.name, stored)
 
         await self._finish(release)
 
@@ -161,7 +163,7 @@ class StoredOwnedTurn(OwnedTurn):
     async def look(self) -> None:
         """Renew it, and see whether it is still this process's, or to be cancelled."""
         try:
-            state = await self._control.renew(self.name, self._incarnation())
+            state = await self._services.control.renew(self.name, self._services.incarnation())
         except StoreAway:
             return
         except Fenced:
@@ -183,7 +185,7 @@ class StoredOwnedTurn(OwnedTurn):
             kept = await self.journal.finish(end)
             self.kept_size = kept.size
             self.record_size = RECORD_SIZE + self._head_size
-            await self._control.end(
+            await self._services.control.end(
                 self.name,
                 state,
                 end.reason,
@@ -199,7 +201,7 @@ class StoredOwnedTurn(OwnedTurn):
         try:
             await operation()
         except (StoreAway, asyncio.CancelledError):
-            self._again(operation)
+            self._services.again(operation)
             raise
         finally:
             self._leave()
@@ -207,4 +209,4 @@ class StoredOwnedTurn(OwnedTurn):
     def _leave(self) -> None:
         if not self._is_ended:
             self._is_ended = True
-            self._left(self)
+            self._services.left(self)

@@ -25,7 +25,7 @@ from hermes_lb.turns.store.keys import (
     turn_id,
 )
 from hermes_lb.turns.store.observer import Observer
-from hermes_lb.turns.store.owned_turn import StoredOwnedTurn
+from hermes_lb.turns.store.owned_turn import Services, StoredOwnedTurn
 from hermes_lb.turns.store.quotas import QUOTAS, TOTAL_QUOTAS, Quotas, Totals
 from hermes_lb.turns.store.sealing import Sealing
 from hermes_lb.turns.store.session_queue import SessionQueue
@@ -103,8 +103,10 @@ class StoredTurns(TurnStore):
         self._observer = Observer(client, timing, clock)
         self._incarnation = Incarnation(client, timing, self._on_new_incarnation)
         self._queue = SessionQueue(self._control, self._observer, timing, self.find)
-        # For all turns, since one for each would take 0.3 KB.
-        self._of_turns = (lambda: self._incarnation.id, self._left, self._again)
+        self._services = Services(
+            self._control, self._queue, self._sealing,
+            lambda: self._incarnation.id, self._left, self._again,
+        )  # fmt: skip
 
     @property
     def is_reachable(self) -> bool:
@@ -194,7 +196,7 @@ class StoredTurns(TurnStore):
         stored = await self._find(claim.principal, turn)
         if stored is None or stored.owner or not stored.can_be_taken_over:
             return None
-        nonce, _ = await self._journals.fence_off(turn, secrets.token_hex(16), stored.nonce)
+        nonce, _ = await self._journals.fence_off(turn, secrets.token_urlsafe(16), stored.nonce)
         name = stored.name._replace(nonce=nonce)
         incarnation = await self._incarnation.known()
 
@@ -286,16 +288,8 @@ class StoredTurns(TurnStore):
     def _own(
         self, name: TurnName, fence: int, claim: Claim, journal: OwnedJournal
     ) -> StoredOwnedTurn:
-        owned = self._owned[name.id] = StoredOwnedTurn(
-            name,
-            claim,
-            fence,
-            journal,
-            self._control,
-            self._queue,
-            self._sealing,
-            *self._of_turns,
-        )
+        owned = StoredOwnedTurn(name, claim, fence, journal, self._services)
+        self._owned[name.id] = owned
         return owned
 
     async def _find(self, principal: str, turn: str) -> StoredTurn | None:
@@ -330,7 +324,7 @@ class StoredTurns(TurnStore):
             return False
         # First the journal: a zombie must not append behind an end that others have seen.
         nonce, is_whole = await self._journals.fence_off(
-            stored.record.id, secrets.token_hex(16), stored.nonce
+            stored.record.id, secrets.token_urlsafe(16), stored.nonce
         )
         with contextlib.suppress(Fenced):  # another process was first
             if is_whole:
