@@ -1,4 +1,4 @@
-"""What the executing request of a turn was told by the store."""
+"""What the store has reported to the executing request of a turn."""
 
 from __future__ import annotations
 
