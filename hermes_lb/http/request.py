@@ -237,7 +237,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         line = _PLAIN_LINE(data)
         if line is None:
             return self._parse(data)
-        method, target = line.groups()
+        method, target = _METHODS[line[1]], line[2]
         has_body = method != b"GET" and method != b"HEAD"
         blocks = self._with_length if has_body else self._without_body
         is_sought = blocks.misses <= PATIENCE or not blocks.is_skipped()
@@ -325,6 +325,8 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
 _PLAIN_LINE = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[!\"$-~]{0,1000}) HTTP/1\.1\r\n"
 ).match
+# Of those, one object each: a request is there for as long as its response streams.
+_METHODS = {each: each for each in (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE")}
 _LONGEST = 2048  # bytes of a head that may be cached
 _LENGTH = b"\r\nContent-Length: "
 _LENGTH_IN_LOWER_CASE = _LENGTH.lower()

@@ -242,7 +242,7 @@ class OwnedTurn:
         raise NotImplementedError
 
     def watch(self, watcher: TurnWatcher) -> None:
-        """Tell `watcher` from now on; of a cancellation that was asked for before, at once."""
+        """Notify `watcher`; of a cancellation that was requested before, at once."""
         raise NotImplementedError
 
 
