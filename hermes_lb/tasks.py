@@ -18,6 +18,8 @@ logger = logging.getLogger("hermes_lb")
 
 # Of an interval, either way.
 _JITTER = 0.1
+# So many tasks at once are a burst.
+_BURST = 256
 
 
 def jittered(interval: float, rng: Random) -> float:
@@ -35,16 +37,22 @@ class Tasks:
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
+        self._most = 0  # of them at once, since `_running` was made
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run `work` in the background; an exception that escapes it is logged."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._running.add(task)
+        self._most = max(self._most, len(self._running))
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
+        if self._most > _BURST and len(self._running) < self._most // 8:
+            # A set keeps the room of a burst: 87 bytes for each task.
+            self._running = set(self._running)
+            self._most = len(self._running)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("background task %s failed: %r", task.get_name(), error)
 

@@ -192,7 +192,7 @@ class OwnedTurn:
 
     async def granted(self) -> None:
         """Return when its session is free and it is next. A caller that stops waiting calls
-        `release`. Raises Fenced: it was cancelled by its client (the watcher is told before)."""
+        `release`. Raises Fenced: it was cancelled by its client (its watcher is notified first)."""
         raise NotImplementedError
 
     async def started(self, server: str) -> None:
