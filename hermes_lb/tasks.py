@@ -18,7 +18,7 @@ logger = logging.getLogger("hermes_lb")
 
 # Of an interval, either way.
 _JITTER = 0.1
-# So many tasks at once are a burst.
+# Tasks at once that count as a burst.
 _BURST = 256
 
 
