@@ -14,7 +14,7 @@ import hermes_lb
 from hermes_lb.affinity import cookie
 from hermes_lb.balancing import STRATEGIES, ip_hash
 from hermes_lb.config import Limits
-from hermes_lb.http import RequestParser, ResponseParser, build_response
+from hermes_lb.http import RequestParser, ResponseParser, build_response, identity_fields
 from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.fields import REQUEST_FIELDS, HeaderPlans, connections
 from hermes_lb.http.rules import host_names
@@ -156,6 +156,7 @@ FILLED = [
     ("RequestParser: with a length", _heads_with_length, 1100),
     ("RequestParser: varying lines", _varying_lines, 1100),
     ("ResponseParser", _response_heads, 300),
+    ("forward._identities", lambda: lambda i: identity_fields(_address(i), b"https"), 2100),
     ("fields._requests", _http2_requests, 600),
     ("fields._blocks", _http2_responses, 300),
     ("upstream_fields._requests", _http2_upstream_requests, 300),

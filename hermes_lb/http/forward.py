@@ -5,6 +5,7 @@ from __future__ import annotations
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from hermes_lb.http.bounded_cache import BoundedCache
 from hermes_lb.http.request import CHUNKED, RareFields
 from hermes_lb.http.response import UNTIL_CLOSE
 
@@ -18,11 +19,19 @@ _UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
 def identity_fields(address: str, scheme: bytes) -> bytes:
-    """What we say of a client whose own word does not count; made once a connection."""
+    """What we say of a client whose own word does not count. Of one that opens many connections,
+    these share it."""
+    known = _identities.get((address, scheme))
+    if known is not None:
+        return known
     client = address.encode("ascii")
-    return (
+    fields = (
         b"X-Forwarded-For: %b\r\nX-Real-IP: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: "
     ) % (client, client, scheme)
+    return _identities.remember((address, scheme), len(address), fields)
+
+
+_identities: BoundedCache[tuple[str, bytes], bytes] = BoundedCache(most=1024, longest=64)
 
 
 def trusted_identity_fields(

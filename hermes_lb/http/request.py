@@ -290,7 +290,7 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
             if len(target) > self._longest_target:
                 raise self._target_too_long()
         else:
-            method, target = line.groups()
+            method, target = _METHODS[line[1]], line[2]
         if len(names) > self._most_fields:
             raise RequestRefused(431, f"more than {self._most_fields} header fields")
         version = HTTP11 if line is not None else _version(data, method, target)
