@@ -37,7 +37,7 @@ class StoredOwnedTurn(OwnedTurn):
 
     __slots__ = (
         "_head_size", "_is_ended", "_keep", "_keep_events", "_services", "_watcher", "_woken",
-        "can_be_taken_over", "fence", "has_started", "id", "is_cancelled", "is_queued",
+        "can_be_taken_over", "fence", "has_started", "id", "is_cancelled",
         "journal", "kept_size", "name", "record_size",
     )  # fmt: skip
 
@@ -58,7 +58,6 @@ class StoredOwnedTurn(OwnedTurn):
         self.has_started = False
         self.can_be_taken_over = False
         self.is_cancelled = False
-        self.is_queued = False
         # Bytes that are kept once it has ended: of its journal, and of its record.
         self.kept_size = self.record_size = 0
         self._head_size = 0
@@ -82,8 +81,12 @@ class StoredOwnedTurn(OwnedTurn):
     def record_kept_for(self) -> float:
         return self._keep
 
+    @property
+    def is_queued(self) -> bool:
+        """It waits for its session."""
+        return self._woken is not None
+
     async def granted(self) -> None:
-        self.is_queued = True
         self._woken = asyncio.Event()
         try:
             self.fence = await self._services.queue.granted(
@@ -93,7 +96,6 @@ class StoredOwnedTurn(OwnedTurn):
             await self.look()
             raise
         finally:
-            self.is_queued = False
             self._woken = None
 
     async def started(self, server: str) -> None:
