@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hermes_lb.http import UNTIL_CLOSE
 from hermes_lb.http.continued_events import ContinuedEvents
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hermes_lb.http import Body, ResponseHead
+    from hermes_lb.proxy.context import Context
     from hermes_lb.proxy.local_replies import LocalReply
-    from hermes_lb.proxy.turns.executing import Executing
+    from hermes_lb.proxy.turns.rules import TurnRules
     from hermes_lb.turns.ports import OwnedTurn
 
 logger = logging.getLogger("hermes_lb")
@@ -43,6 +44,33 @@ _PAUSE: Final = 2.0
 # Seconds between two attempts to write a state while the store is away, and for all of them. The
 # turn has ended; this only decides how its followers and its key hear of it.
 _NEXT_ATTEMPT, _ALL_ATTEMPTS = 0.5, 120.0
+
+
+class Execution(Protocol):
+    """The request that executes the turn, as its owner needs it (`executing.Executing`)."""
+
+    context: Context
+    rules: TurnRules
+
+    def cut(self, by: str, reason: str) -> None:
+        """`by`: the first letter of the termination."""
+
+    def pause_server(self) -> None: ...
+
+    def resume_server(self) -> None: ...
+
+    def client_is_too_slow(self) -> None:
+        """Its response is not kept any more: the server waits for the client."""
+
+    def may_be_behind(self, size: int) -> bool:
+        """Whether its client may leave this number of bytes unread."""
+
+    def may_be_sent(self) -> bool:
+        """A server may have the request."""
+
+    def count(self, outcome: str) -> None: ...
+
+    def keep_alive(self, allowed: float | None, is_between_events: Callable[[], bool]) -> None: ...
 
 
 class Owner:
@@ -72,7 +100,7 @@ class Owner:
     def __init__(
         self,
         owned: OwnedTurn,
-        executing: Executing,
+        executing: Execution,
         *,
         is_get: bool,
         has_key: bool,
