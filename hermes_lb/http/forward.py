@@ -19,8 +19,8 @@ _UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
 def identity_fields(address: str, scheme: bytes) -> bytes:
-    """What we say of a client whose own word does not count. Of one that opens many connections,
-    these share it."""
+    """What we say of a client whose own word does not count. Cached, so that the connections of one
+    address share the bytes."""
     known = _identities.get((address, scheme))
     if known is not None:
         return known

@@ -174,8 +174,7 @@ class NumberedEvents:
 
     def _events(self, data: bytes) -> bytes:
         """Bytes as they came -> the events that are whole by now, as they are passed on."""
-        received = self._received
-        held = bytearray() if self._held is None else self._held
+        received, held = self._received, self._held or bytearray()
         start = max(0, self._searched - LONGEST_END + 1)
         held += received.feed(data)
         if received.is_done:

@@ -320,13 +320,14 @@ class RequestParser(HeadParser[httptools.HttpRequestParser]):
         return RequestRefused(414, f"a request target longer than {self._longest_target} bytes")
 
 
-# The first line of most requests; all that llhttp would take it for, and no more. The target is
-# shorter than any limit. What OPTIONS and TRACE mean depends on more.
-_PLAIN_LINE = re.compile(
-    rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[!\"$-~]{0,1000}) HTTP/1\.1\r\n"
-).match
-# Of those, one object each: a request is there for as long as its response streams.
+# What OPTIONS and TRACE mean depends on more than the first line. One object for each method, since
+# a request lives for as long as its response streams.
 _METHODS = {each: each for each in (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE")}
+# The first line of most requests; all that llhttp would take it for, and no more. The target is
+# shorter than any limit.
+_PLAIN_LINE = re.compile(
+    rb"(" + b"|".join(_METHODS) + rb") (/[!\"$-~]{0,1000}) HTTP/1\.1\r\n"
+).match
 _LONGEST = 2048  # bytes of a head that may be cached
 _LENGTH = b"\r\nContent-Length: "
 _LENGTH_IN_LOWER_CASE = _LENGTH.lower()

@@ -163,8 +163,8 @@ class Journal:
 
 
 class TurnWatcher(Protocol):
-    """The request that executes a turn: what the store tells it. One object for each turn, since a
-    bound method for each event would take 64 bytes each."""
+    """Receives what the store reports of a turn: the request that executes it. One object, since a
+    bound method for each report takes 64 bytes."""
 
     def turn_refused(self) -> None:
         """Another process has the turn: stop."""
@@ -173,10 +173,10 @@ class TurnWatcher(Protocol):
         """A client has asked for its cancellation."""
 
     def journal_fell_behind(self) -> None:
-        """The store has not acknowledged more than the high-water mark: pause the server."""
+        """More bytes than the high-water mark are not acknowledged: pause the server."""
 
     def journal_caught_up(self) -> None:
-        """It has."""
+        """Fewer are: resume the server."""
 
 
 class OwnedTurn:

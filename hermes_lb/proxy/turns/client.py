@@ -22,7 +22,7 @@ class TurnClient(Downstream):
     """Passes everything on to `real`, and what an owner says of its turn to `owner`.
 
     - `real`: the client's own side; None once it has left.
-    - `gate`: called at the end of the exchange.
+    - `gate`: its `over` is called at the end of the exchange.
     - `owner`: None for a request that executes no turn.
     - `is_degraded`: the turn could not be stored; the response says so.
     - `replayed`: given the fields of a stored head, adds those of its turn.

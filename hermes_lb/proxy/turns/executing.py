@@ -43,7 +43,7 @@ class Executing(Gate):
         self._unread = 0  # bytes of its response, while its client is slow
         self._starts = 0  # attempts that were stored
         self._detached: Detached | None = None
-        # Set when a follower here has left: of this turn.
+        # A turn, and what is set when its last follower in this process has left.
         self._left_alone: tuple[str, asyncio.Event] | None = None
 
     def own(self, owned: OwnedTurn, *, has_key: bool) -> Owner:

@@ -123,7 +123,7 @@ class Gate(TurnGate):
             self._keep_alive = KeepAlive(exchange, self.context, allowed, is_between_events)
 
     def over(self) -> None:
-        # Each refers to the other.
+        # The exchange and its gate refer to each other.
         self._exchange = None
         if self._keep_alive is not None:
             self._keep_alive.stop()

@@ -76,7 +76,7 @@ class Execution(Protocol):
 class Owner:
     """One per turn that this process executes.
 
-    `executing`: the request that does, which it cuts, pauses and resumes.
+    `executing`: the request that executes it.
     """
 
     __slots__ = (

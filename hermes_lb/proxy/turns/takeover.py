@@ -54,16 +54,16 @@ def _asking(gate: Gate) -> TurnRequest | None:
 async def _take_over(gate: Gate, principal: str, rules: StreamRules, turn: str) -> None:
     turn_rules, taken = rules.turns, None
     assert turn_rules is not None
-    with suppress(StoreAway, Fenced):  # the store repeats what has to be, and followers look again
-        try:
-            taken = await gate.gateway.store.take_over(turn_rules.claim(principal), turn)
-            if taken is not None:
-                await _go_on(gate, rules, turn_rules, taken)
-        except (StoreAway, Fenced):
-            raise
-        except Exception:  # a bug must not keep its followers waiting, nor its session
-            logger.exception("while taking over the turn of %r", gate.exchange)
-            if taken is not None:
+    try:
+        taken = await gate.gateway.store.take_over(turn_rules.claim(principal), turn)
+        if taken is not None:
+            await _go_on(gate, rules, turn_rules, taken)
+    except (StoreAway, Fenced):  # the store repeats what has to be, and followers look again
+        return
+    except Exception:  # a bug must not keep its followers waiting, nor its session
+        logger.exception("while taking over the turn of %r", gate.exchange)
+        if taken is not None:
+            with suppress(StoreAway, Fenced):
                 await taken.owned.lost("owner_died")
 
 

@@ -29,7 +29,7 @@ class OwnedJournal(Journal):
     is_stream: bool
 
     def watch(self, watcher: TurnWatcher) -> None:
-        """Tell it of all but a cancellation."""
+        """Notify it of everything but a cancellation."""
         raise NotImplementedError
 
     async def finish(self, end: End) -> Kept:
@@ -52,7 +52,7 @@ class OwnedJournal(Journal):
         raise NotImplementedError
 
     def refuse(self) -> None:
-        """Another process has the turn, as control has found: tell the watcher, write no more."""
+        """Another process has the turn, as control has found: notify the watcher, write no more."""
         raise NotImplementedError
 
 
