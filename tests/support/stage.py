@@ -324,6 +324,7 @@ def _count(path: Path) -> int:
 
 def is_quiet(lb: LoadBalancer, context: Any) -> bool:
     """True if no request, no connection and no wait is left."""
+    gateway = context.turns
     return (
         all(
             not pool.queue_length and all(s.in_flight == 0 == s.queued for s in pool.servers)
@@ -331,6 +332,7 @@ def is_quiet(lb: LoadBalancer, context: Any) -> bool:
         )
         and not context.live.clients
         and not context.live.upstreams
+        and not (gateway and (gateway._followers or gateway._abandoned))
     )
 
 
