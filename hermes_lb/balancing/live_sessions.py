@@ -97,10 +97,10 @@ class LiveSessions:
             session.moved_at = now
         session.seen = now
         session.running += 1
-        self._make_room(now)
+        self._make_room(session, now)
         return session
 
-    def _make_room(self, now: float) -> None:
+    def _make_room(self, started: Session, now: float) -> None:
         for sessions in (self._new, self._returning):
             for _ in range(_DROPS):
                 if not sessions:
@@ -114,6 +114,8 @@ class LiveSessions:
                 else:
                     self._drop(sessions)
         if len(self) > self._most:
+            # Behind those that run and were moved just now, so that it is not the one that goes.
+            (self._new if started.key in self._new else self._returning).move_to_end(started.key)
             is_flood = len(self._new) * _NEW_PART > self._most or not self._returning
             self._drop(self._new if is_flood else self._returning)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hermes_lb.balancing.live_sessions import LiveSessions
@@ -67,6 +67,7 @@ KEYS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2), st.integers(0, 
 
 
 @given(requests=KEYS)
+@example(requests=[*((key, 0, 0) for key in (0, 1, 3, 4, 5, 6, 7, 8)), (0, 0, 10), (2, 0, 40)])
 def test_sessions_are_counted_once_each_and_bounded(requests: list[tuple[int, int, int]]) -> None:
     pool = many(3)
     counts: Counter[Any] = Counter()
