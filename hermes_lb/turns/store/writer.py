@@ -165,8 +165,10 @@ class Writer:
         topology = self.client.topology
         node = await topology.node(key)
         lane = self._lanes.get(node)
-        if lane is not None and lane.link.is_open:
-            return lane
+        if lane is not None:
+            if lane.link.is_open:
+                return lane
+            lane.flush()  # what was put there since it closed is lost, and its journals hear of it
         try:
             link = await node.connect(Link)
             [reply] = await link.ask([("SCRIPT", "LOAD", APPEND.text)])

@@ -176,3 +176,20 @@ async def test_a_lost_reply_of_a_command_is_one_for_each_of_its_batches(
     await until(lambda: not any(turn.journal.unacknowledged for turn in turns))
     for turn in turns:
         assert await turn.journal.finish(CLEAN) == Kept(1, 4, len(turn.written))
+
+
+async def test_what_a_lane_had_not_sent_when_it_was_lost_is_sent_by_the_next_one(
+    written: StoredJournals,
+) -> None:
+    """As while a placement waits for the server of the next journal."""
+    turn = Turn(written)
+    journal = cast("StoredJournal", turn.journal)
+    turn.append()
+    await until(lambda: not journal.unacknowledged)
+    lane = journal.lane
+    assert lane is not None
+    turn.append()
+    lane.put(journal)
+    lane.abort()
+    await written._writer._lane(journal.keys[0])
+    assert await journal.finish(CLEAN) == Kept(1, 2, len(turn.written))
