@@ -66,7 +66,9 @@ class Lane:
             self.link.send(hiredis.pack_command(command), [self._ignore])
 
     def abort(self) -> None:
+        """Close it. Batches without a reply are reported as failed, those not yet sent too."""
         self.link.abort()
+        self.flush()
 
     def _ignore(self, reply: Reply) -> None:
         pass

@@ -168,7 +168,7 @@ class Writer:
         if lane is not None:
             if lane.link.is_open:
                 return lane
-            lane.flush()  # what was put there since it closed is lost, and its journals hear of it
+            lane.abort()
         try:
             link = await node.connect(Link)
             [reply] = await link.ask([("SCRIPT", "LOAD", APPEND.text)])

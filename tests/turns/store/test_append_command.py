@@ -178,11 +178,12 @@ async def test_a_lost_reply_of_a_command_is_one_for_each_of_its_batches(
         assert await turn.journal.finish(CLEAN) == Kept(1, 4, len(turn.written))
 
 
-async def test_what_a_lane_had_not_sent_when_it_was_lost_is_sent_by_the_next_one(
-    written: StoredJournals,
+@pytest.mark.parametrize("ends", ["closed by the server", "refused"])
+async def test_a_batch_that_a_lost_lane_has_not_sent_is_sent_by_the_next_lane(
+    written: StoredJournals, ends: str
 ) -> None:
-    """As while a placement waits for the server of the next journal."""
-    turn = Turn(written)
+    """A placement may wait for the server of the next journal before it flushes."""
+    turn, writer = Turn(written), written._writer
     journal = cast("StoredJournal", turn.journal)
     turn.append()
     await until(lambda: not journal.unacknowledged)
@@ -190,6 +191,9 @@ async def test_what_a_lane_had_not_sent_when_it_was_lost_is_sent_by_the_next_one
     assert lane is not None
     turn.append()
     lane.put(journal)
-    lane.abort()
-    await written._writer._lane(journal.keys[0])
+    if ends == "refused":
+        writer.refused(lane, (), "OOM command not allowed")
+    else:
+        lane.link.abort()
+        await writer._lane(journal.keys[0])
     assert await journal.finish(CLEAN) == Kept(1, 2, len(turn.written))
